@@ -1,0 +1,63 @@
+"""The installation is what the locks say: every package at its version, and what must be left out is out."""
+
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+REQUIREMENTS = Path(__file__).parents[1] / "requirements"
+LEFT_OUT = ["torchvision", "torchaudio", "torchcodec"]
+IMPORTED = ["transformers", "peft", "diffusers", "deepspeed", "vllm", "ray", "lancedb"]
+
+
+def locked(name: str) -> dict[str, str]:
+    """Name -> version of every package in a lock. Fails on a line that is anything but name==version or a comment."""
+    packages: dict[str, str] = {}
+    for line in (REQUIREMENTS / f"{name}.lock").read_text().splitlines():
+        if line.startswith("#"):
+            continue
+        package, separator, version = line.partition("==")
+        assert separator and package == canonicalize_name(package) and version == Version(version).public, line
+        assert package not in packages, f"{package} stands twice in {name}.lock"
+        packages[package] = version
+    return packages
+
+
+@pytest.mark.parametrize("name", ["cpu", "test", "gpu"])
+def test_a_lock_is_names_and_versions(name):
+    assert len(locked(name)) > 10
+
+
+def test_no_package_stands_in_two_locks_that_are_installed_together():
+    assert not locked("cpu").keys() & locked("test").keys()
+
+
+@pytest.mark.parametrize("name", ["cpu", "test"])
+def test_every_locked_package_is_installed_at_its_version(name):
+    installed = {canonicalize_name(d.name): Version(d.version).public for d in metadata.distributions()}
+    wrong = {p: (v, installed.get(p)) for p, v in locked(name).items() if installed.get(p) != v}
+    assert not wrong, f"package: (locked, installed) {wrong}; run make install"
+
+
+@pytest.mark.parametrize("package", LEFT_OUT)
+def test_what_breaks_the_others_is_left_out(package):
+    assert package not in locked("cpu") | locked("test")
+    with pytest.raises(metadata.PackageNotFoundError):
+        metadata.version(package)
+
+
+def test_the_large_packages_import_together():
+    # In a process of its own, so that this one stays small.
+    code = f"import {', '.join(IMPORTED)}, peft.tuners.lora, transformers.models.t5, diffusers.pipelines.cogvideo"
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_torch_is_the_cpu_build():
+    assert metadata.version("torch").endswith("+cpu") or sys.platform != "linux"
