@@ -172,8 +172,9 @@ def load_plan(file: str | Path) -> Plan:
 def parse_plan(text: str, name: str = "plan") -> Plan:
     """A plan from YAML text; `name` stands in error messages."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        loader = yaml.CSafeLoader(text)
+        node = loader.get_single_node()
+        data = loader.construct_document(node) if node else None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}:" if mark else ""

@@ -68,7 +68,7 @@ def parse_text(text: str, scene_id: str) -> Reading:
 
 def _regions(text: str, scene_id: str, number: int) -> list[tuple[tuple[str, str, str], Box]]:
     try:
-        items = ast.literal_eval(f"[{text}]")
+        items = [item for item in ast.literal_eval(f"[{text}]") if item]
         out = []
         for (entity, motion, caption), (left, top, right, bottom) in items:
             words = tuple(str(w).strip() or "none" for w in (entity, motion, caption))

@@ -32,6 +32,6 @@ class TrainingSettings:
     seed: int = 0
 
 
-VAE_TRAINING = TrainingSettings(minutes=30, lr=2e-3, batch=2, ema=0.995)
-VIDEO_TRAINING = TrainingSettings(minutes=92, lr=1e-3, batch=16, ema=0.998, seed=1)
-CACHED_CLIPS = 8000  # clips whose latents the video model is trained on
+VAE_TRAINING = TrainingSettings(minutes=42, lr=2e-3, batch=2, ema=0.995)
+VIDEO_TRAINING = TrainingSettings(minutes=74, lr=1e-3, batch=16, ema=0.998, seed=1)
+CACHED_CLIPS = 4000  # clips whose latents the video model is trained on

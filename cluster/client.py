@@ -1,0 +1,61 @@
+"""What a program does to have films made: ask the studio, wait, and fetch them from the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+
+from cluster.films import FilmRequest
+from cluster.local import gpus, ray_cluster
+from cluster.store import Store
+from cluster.studio import open_studio
+from engine.errors import InputError
+
+POLL_S = 0.2
+Watch = Callable[[list[dict[str, Any]]], None]
+
+
+class FilmFailed(Exception):
+    """A film could not be made; the message says which scene and why."""
+
+
+def render_films(
+    store: Store, requests: Sequence[FilmRequest], workers: int, address: str | None, watch: Watch
+) -> None:
+    """Has all films made and returns when they are in the store. `watch` gets their states a few times a second.
+
+    Raises InputError for what cannot be started, FilmFailed when the others are done but some failed.
+    """
+    device = requests[0].execution.device
+    with ray_cluster(address, workers):
+        if device == "cuda" and not gpus(connected=True):
+            raise InputError("the film was asked for on GPUs, but the cluster has none")
+        studio = open_studio(store, device)
+        try:
+            keys = [_get(studio.submit.remote(request, workers)) for request in requests]
+            while True:
+                states = _get(studio.status.remote(keys))
+                watch(states)
+                if all(state["state"] != "running" for state in states):
+                    break
+                time.sleep(POLL_S)
+        finally:
+            if address is None:  # our own Ray ends with us; its studio must not keep the storage
+                _get(studio.close.remote())
+                ray.kill(studio)
+    failed = [state["error"] for state in states if state["state"] == "failed"]
+    if failed:
+        raise FilmFailed("; ".join(failed))
+
+
+def _get(reference: ray.ObjectRef) -> Any:
+    """ray.get that gives an InputError back as itself."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, InputError):
+            raise error.cause from None
+        raise

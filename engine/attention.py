@@ -1,0 +1,104 @@
+"""SR3AI: region-masked 3D attention (paper, section 3.3), exact and without a mask.
+
+Visual tokens attend to all visual tokens and to the text of the conditions they hear; the text of a condition attends
+to itself and to the visual tokens that hear it; texts never attend to each other. Most of that is unmasked: tokens that
+hear the same conditions form a group, and a group attends to [all visual keys | its conditions' text keys], which is
+plain scaled_dot_product_attention on any back end.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import apply_rotary_emb
+
+from engine.regions import RegionMap
+
+
+def region_attention(q_BHLD: torch.Tensor, k_BHLD: torch.Tensor, v_BHLD: torch.Tensor, regions: RegionMap) -> torch.Tensor:
+    """Attention over [text of all conditions | visual tokens], shape (B, H, L, D); gradients flow.
+
+    Peak extra memory is one copy of the keys and values plus the text of the largest group; no (L, L) array exists.
+    """
+    text, width = regions.text_length, regions.text_tokens
+    visual = regions.grid.size
+    q_text, q_visual = q_BHLD[:, :, :text], q_BHLD[:, :, text:].index_select(2, regions.order)
+    keys, values = _Buffer(k_BHLD, regions), _Buffer(v_BHLD, regions)
+    by_group = [
+        F.scaled_dot_product_attention(q_visual[:, :, start:end], keys.group(conditions), values.group(conditions))
+        for start, end, conditions in regions.groups
+    ]
+    out_visual = torch.cat(by_group, 2).index_select(2, regions.inverse_order)
+    out_text = []
+    for condition, listeners in enumerate(regions.listeners):
+        own = slice(condition * width, (condition + 1) * width)
+        k = torch.cat([k_BHLD[:, :, own], k_BHLD[:, :, text:].index_select(2, listeners)], 2)
+        v = torch.cat([v_BHLD[:, :, own], v_BHLD[:, :, text:].index_select(2, listeners)], 2)
+        out_text.append(F.scaled_dot_product_attention(q_text[:, :, own], k, v))
+    assert out_visual.shape[2] == visual
+    return torch.cat([*out_text, out_visual], 2)
+
+
+class _Buffer:
+    """Keys (or values) laid out as [visual | text tail], the tail rewritten for each group.
+
+    With gradients a fresh concatenation is made instead: autograd needs each group's keys as they were.
+    """
+
+    def __init__(self, x_BHLD: torch.Tensor, regions: RegionMap) -> None:
+        self.x, self.text, self.width = x_BHLD, regions.text_length, regions.text_tokens
+        self.visual = regions.grid.size
+        self.buffer: torch.Tensor | None = None
+        if not (torch.is_grad_enabled() and x_BHLD.requires_grad):
+            tail = max(len(group.conditions) for group in regions.groups) * self.width
+            b, h, _, d = x_BHLD.shape
+            self.buffer = x_BHLD.new_empty(b, h, self.visual + tail, d)
+            self.buffer[:, :, : self.visual] = x_BHLD[:, :, self.text :]
+
+    def group(self, conditions: tuple[int, ...]) -> torch.Tensor:
+        """[all visual | the conditions' text], (B, H, visual + len(conditions) * text_tokens, D)."""
+        texts = [self.x[:, :, c * self.width : (c + 1) * self.width] for c in conditions]
+        if self.buffer is None:
+            return torch.cat([self.x[:, :, self.text :], *texts], 2)
+        end = self.visual
+        for text in texts:
+            self.buffer[:, :, end : end + self.width] = text
+            end += self.width
+        return self.buffer[:, :, :end]
+
+
+class RegionAttnProcessor:
+    """CogVideoX's attention with an optional region map, given by `attention_kwargs={"region_map": ...}`.
+
+    Without a map it is CogVideoX's own attention. Rotary embedding (5B) is applied to visual queries and keys alone.
+    """
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+        region_map: RegionMap | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """hidden_states (B, visual, C) and encoder_hidden_states (B, text, C) -> the same shapes."""
+        text = encoder_hidden_states.shape[1]
+        x_BLC = torch.cat([encoder_hidden_states, hidden_states], 1)
+        q, k, v = (
+            proj(x_BLC).unflatten(2, (attn.heads, -1)).transpose(1, 2) for proj in (attn.to_q, attn.to_k, attn.to_v)
+        )
+        if attn.norm_q is not None:
+            q, k = attn.norm_q(q), attn.norm_k(k)
+        if image_rotary_emb is not None:
+            q = torch.cat([q[:, :, :text], apply_rotary_emb(q[:, :, text:], image_rotary_emb)], 2)
+            k = torch.cat([k[:, :, :text], apply_rotary_emb(k[:, :, text:], image_rotary_emb)], 2)
+        out = self.attend(q, k.to(q.dtype), v.to(q.dtype), region_map).transpose(1, 2).flatten(2)
+        out = attn.to_out[1](attn.to_out[0](out))
+        return out[:, text:], out[:, :text]
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, region_map: RegionMap | None) -> torch.Tensor:
+        if region_map is None:
+            return F.scaled_dot_product_attention(q, k, v)
+        return region_attention(q, k, v, region_map)

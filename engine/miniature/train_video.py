@@ -1,0 +1,205 @@
+"""Trains the miniature's text encoder and transformer: `python -m engine.miniature.train_video`. Resumable.
+
+Two steps of three give each actor's caption its box and the stage's words the rest, as SR3AI does at inference; the
+others give one caption for everything, as CogVideoX was trained.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLCogVideoX, CogVideoXDPMScheduler, CogVideoXTransformer3DModel
+from rich.progress import track
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import nn
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+from engine.attention import RegionAttnProcessor
+from engine.miniature import words
+from engine.miniature.captions import Conditions, plain_conditions, region_conditions
+from engine.miniature.settings import (
+    CACHED_CLIPS, HEAD_DIM, HEADS, LATENT_CHANNELS, LAYERS, TEXT_TOKENS, TEXT_WIDTH, TRAINING, VIDEO, VIDEO_TRAINING,
+)  # fmt: skip
+from engine.miniature.stages import HEIGHT, WIDTH
+from engine.miniature.trainer import Trainer
+from engine.miniature.world import FRAMES, KEYFRAMES, Clip, random_clip
+from engine.regions import Grid
+from engine.video_model import prepare_transformer
+
+GRID = Grid(KEYFRAMES, HEIGHT // 8, WIDTH // 8)
+SCHEDULER: dict[str, Any] = {
+    "beta_schedule": "scaled_linear", "prediction_type": "v_prediction", "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing", "snr_shift_scale": 1.0, "clip_sample": False,
+}  # fmt: skip
+
+
+class DenseMaskProcessor(RegionAttnProcessor):
+    """For batches whose samples have different regions: `region_map` is an additive mask (B, 1, L, L)."""
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, region_map: Any) -> torch.Tensor:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=region_map)
+
+
+class TextAndVideo(nn.Module):
+    """What is trained together: the text encoder and the transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text_encoder = T5EncoderModel(
+            T5Config(
+                vocab_size=len(build_tokenizer()), d_model=TEXT_WIDTH, d_kv=32, num_heads=4, d_ff=256, num_layers=2,
+                feed_forward_proj="gated-gelu", dropout_rate=0.0,
+            )
+        )  # fmt: skip
+        self.transformer = CogVideoXTransformer3DModel(
+            num_attention_heads=HEADS, attention_head_dim=HEAD_DIM, num_layers=LAYERS, in_channels=LATENT_CHANNELS,
+            out_channels=LATENT_CHANNELS, text_embed_dim=TEXT_WIDTH, max_text_seq_length=TEXT_TOKENS, time_embed_dim=128,
+            patch_size=2, sample_height=HEIGHT // 4, sample_width=WIDTH // 4, sample_frames=4 * KEYFRAMES - 3,
+            spatial_interpolation_scale=1.0, temporal_interpolation_scale=1.0,
+        )  # fmt: skip
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per word of the world. Words it has never seen become one token whose meaning is "ignore me"."""
+    vocabulary = ["<pad>", "</s>", "<unk>", *words.SUBJECT_TOKENS, *words.vocabulary()]
+    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(vocabulary)}, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(",", "removed"), pre_tokenizers.Split(".", "removed")]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=TEXT_TOKENS
+    )
+
+
+def describe(clip: Clip) -> dict[str, Any]:
+    """What the training needs of a clip beside its latents: for each actor its acts and its box in each latent frame."""
+    actors = []
+    for actor in clip.actors:
+        b = actor.boxes.reshape(KEYFRAMES, FRAMES // KEYFRAMES, 4)
+        union = np.concatenate([b[..., :2].min(1), b[..., 2:].max(1)], 1)
+        acts = [(motion, first * KEYFRAMES // FRAMES, end * KEYFRAMES // FRAMES) for motion, first, end in actor.acts]
+        actors.append({"name": actor.name, "acts": acts, "boxes": union.round(4).tolist()})
+    return {"stage": clip.stage, "actors": actors}
+
+
+@torch.no_grad()
+def cache_latents() -> tuple[torch.Tensor, torch.Tensor, list[dict[str, Any]]]:
+    """Latents (clips, frames, channels, h, w) bfloat16 scaled to unit variance, the actors' share of each latent cell
+    (clips, frames, h, w) uint8 0..255, and the clips' descriptions. Made once, in pieces, then read from disk."""
+    vae = AutoencoderKLCogVideoX.from_pretrained(VIDEO / "vae")
+    folder, size = TRAINING / "latents", 250
+    folder.mkdir(parents=True, exist_ok=True)
+    for piece in track(range(CACHED_CLIPS // size), description="encoding clips"):
+        file = folder / f"{piece:03d}.safetensors"
+        if file.exists():
+            continue
+        latents, cells, notes = [], [], []
+        for n in range(size):
+            clip = random_clip(np.random.default_rng((VIDEO_TRAINING.seed, 11, piece, n)))
+            video = torch.from_numpy(clip.frames).permute(3, 0, 1, 2).float()[None] / 127.5 - 1
+            with torch.autocast("cpu", torch.bfloat16):
+                z = vae.encode(video).latent_dist.mode()
+            latents.append(z[0].permute(1, 0, 2, 3).bfloat16())
+            mask = np.zeros((FRAMES, HEIGHT, WIDTH), np.float32)
+            for actor in clip.actors:
+                mask = np.maximum(mask, actor.masks)
+            cells.append((F.avg_pool3d(torch.from_numpy(mask)[None], 4)[0] * 255).to(torch.uint8))
+            notes.append(describe(clip))
+        partial = file.with_suffix(".partial")
+        save_file({"latents": torch.stack(latents), "cells": torch.stack(cells)}, partial, {"clips": json.dumps(notes)})
+        partial.replace(file)
+    pieces = [load_file(f) for f in sorted(folder.glob("*.safetensors"))]
+    notes = [note for f in sorted(folder.glob("*.safetensors")) for note in _notes(f)]
+    latents = torch.cat([p["latents"] for p in pieces])
+    scale = float(1 / latents[:500].float().std())
+    if abs(vae.config.scaling_factor - scale) > 1e-3 * scale:  # the pipeline's own way to know the latents' size
+        vae.register_to_config(scaling_factor=scale)
+        vae.bfloat16().save_pretrained(VIDEO / "vae")
+    return latents.mul_(scale), torch.cat([p["cells"] for p in pieces]), notes
+
+
+def _notes(file: Path) -> list[dict[str, Any]]:
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        return json.loads(opened.metadata()["clips"])
+
+
+def additive_mask(conditions: list[Conditions], slots: int) -> torch.Tensor:
+    """The dense SR3AI mask of a batch, (B, 1, L, L) bfloat16 with -inf where attention is not allowed."""
+    text, visual = slots * TEXT_TOKENS, GRID.size
+    allowed = torch.zeros(len(conditions), text + visual, text + visual, dtype=torch.bool)
+    allowed[:, text:, text:] = True
+    for slot in range(slots):
+        own = slice(slot * TEXT_TOKENS, (slot + 1) * TEXT_TOKENS)
+        allowed[:, own, own] = True
+        for n, sample in enumerate(conditions):
+            if slot < len(sample.captions):
+                allowed[n, own, text:] = sample.heard[slot]
+                allowed[n, text:, own] = sample.heard[slot][:, None]
+    return torch.zeros(allowed.shape, dtype=torch.bfloat16).masked_fill_(~allowed, float("-inf"))[:, None]
+
+
+def main() -> None:
+    latents, cells, notes = cache_latents()
+    tokenizer = build_tokenizer()
+    torch.manual_seed(VIDEO_TRAINING.seed)
+    model = TextAndVideo()
+    prepare_transformer(model.transformer)
+    dense, stock = DenseMaskProcessor(), RegionAttnProcessor()
+    trainer = Trainer("video", model, VIDEO_TRAINING)
+    alphas = CogVideoXDPMScheduler(**SCHEDULER).alphas_cumprod.float()
+
+    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        rng, batch = np.random.default_rng((VIDEO_TRAINING.seed, 13, step)), VIDEO_TRAINING.batch
+        torch.manual_seed(step)
+        regions = step % 3 != 0
+        pick = rng.choice(len(notes), batch, replace=False)
+        make = region_conditions if regions else plain_conditions
+        conditions = [make(rng, notes[i], GRID) for i in pick]
+        slots = max(len(c.captions) for c in conditions)
+        captions = [caption for c in conditions for caption in (*c.captions, *[""] * (slots - len(c.captions)))]
+        ids = tokenizer(captions, padding="max_length", truncation=True, max_length=TEXT_TOKENS, return_tensors="pt").input_ids
+        x0 = latents[torch.from_numpy(pick)].float()
+        noise = torch.randn_like(x0)
+        t = ((torch.arange(batch) + torch.rand(batch)) / batch * 1000).long()  # stratified
+        a = alphas[t].view(-1, 1, 1, 1, 1)
+        noisy, target = a.sqrt() * x0 + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * x0
+        model.transformer.set_attn_processor(dense if regions else stock)
+        kwargs = {"region_map": additive_mask(conditions, slots)} if regions else None
+        with torch.autocast("cpu", torch.bfloat16):
+            text = model.text_encoder(ids)[0].reshape(batch, slots * TEXT_TOKENS, TEXT_WIDTH)
+            output = model.transformer(noisy, text, t, attention_kwargs=kwargs, return_dict=False)[0]
+        weight = (1 + 5 * cells[torch.from_numpy(pick)].float() / 255)[:, :, None]
+        error = (output.float() - target).square()
+        value = (error * weight).sum() / (weight.sum() * LATENT_CHANNELS)
+        return value, {"regions" if regions else "plain": float(value.detach())}
+
+    def publish(ema: dict[str, torch.Tensor]) -> None:
+        published = TextAndVideo()
+        published.load_state_dict(ema, strict=False)  # the text encoder's tied embedding stands there once
+        published.bfloat16()
+        published.text_encoder.save_pretrained(VIDEO / "text_encoder")
+        published.transformer.save_pretrained(VIDEO / "transformer")
+        tokenizer.save_pretrained(VIDEO / "tokenizer")
+        CogVideoXDPMScheduler(**SCHEDULER).save_pretrained(VIDEO / "scheduler")
+        index = {
+            "_class_name": "CogVideoXPipeline", "scheduler": ["diffusers", "CogVideoXDPMScheduler"],
+            "text_encoder": ["transformers", "T5EncoderModel"], "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+            "transformer": ["diffusers", "CogVideoXTransformer3DModel"], "vae": ["diffusers", "AutoencoderKLCogVideoX"],
+        }  # fmt: skip
+        (VIDEO / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+    trainer.run(loss, publish)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Model bundles: one folder, or one bundle.yaml, names all that the engine must know about a model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from engine.errors import InputError
+from engine.plan import NONE, Plan
+
+HERE = Path(__file__).parent
+BUILT_IN = {"miniature": HERE / "miniature" / "bundle", "cogvideox-2b": HERE / "bundles" / "cogvideox-2b"}
+
+
+class Words(BaseModel):
+    """The closed vocabulary of a model that knows only so much; absent for models that read any text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    characters: tuple[str, ...]
+    motions: tuple[str, ...]
+    stages: tuple[str, ...]
+
+
+class Memory(BaseModel):
+    """GB that each part needs at the bundle's dtype on a GPU, and activations of one clip."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    transformer: float
+    text_encoder: float
+    vae: float
+    activations: float
+
+
+class Bundle(BaseModel):
+    """A video model with its sizes and defaults. `video` is a folder in diffusers' format (beside bundle.yaml or
+    absolute) or a model name on the hub."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    license: str
+    video: str
+    folder: Path = Field(exclude=True)
+    height: Annotated[int, Field(gt=0, multiple_of=2)]
+    width: Annotated[int, Field(gt=0, multiple_of=2)]
+    num_frames: Annotated[int, Field(gt=0)]
+    fps: Annotated[int, Field(gt=0)] = 8
+    text_tokens: Annotated[int, Field(gt=0)]
+    num_inference_steps: Annotated[int, Field(gt=0)]
+    guidance_scale: Annotated[float, Field(ge=1)]
+    dtype: Literal["float32", "bfloat16", "float16"]
+    view_scale: Annotated[int, Field(ge=1)] = 1
+    memory_gb: Memory
+    words: Words | None = None
+
+    @property
+    def video_path(self) -> str:
+        """Where diffusers finds the pipeline: a folder that exists, else a name on the hub."""
+        local = self.folder / self.video
+        return str(local) if local.is_dir() else self.video
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the bundle's own settings and, for a local model, every file of it."""
+        digest = hashlib.sha256(self.model_dump_json(exclude={"license", "memory_gb", "words"}).encode())
+        folder = Path(self.video_path)
+        for file in sorted(f for f in folder.rglob("*") if f.is_file()) if folder.is_dir() else ():
+            digest.update(f"{file.relative_to(folder)}\0".encode())
+            with file.open("rb") as data:
+                digest.update(hashlib.file_digest(data, "sha256").digest())
+        return digest.hexdigest()
+
+    def check_plan(self, plan: Plan, name: str = "plan") -> None:
+        """Raises InputError for what this model cannot draw or read."""
+        for n, scene in enumerate(plan.scenes):
+            at = f"{name}: scenes.{n} ({scene.id})"
+            texts = {"background": scene.background, **{f"regions.{i}.caption": r.caption for i, r in enumerate(scene.regions)}}
+            for field, text in texts.items():
+                if len(text.split()) >= self.text_tokens:
+                    limit = self.text_tokens - 1
+                    raise InputError(f"{at}: {field}: {len(text.split())} words, but {self.name} reads at most {limit}")
+            if self.words is None:
+                continue
+            if not any(stage in scene.background.lower().split() for stage in self.words.stages):
+                raise InputError(
+                    f"{at}: background: {scene.background!r} names no stage that {self.name} knows; "
+                    f"use one of {', '.join(self.words.stages)}"
+                )
+            for i, region in enumerate(scene.regions):
+                for field, value, known in (
+                    ("entity", region.entity, self.words.characters),
+                    ("motion", region.motion, self.words.motions),
+                ):
+                    if value not in known and value != NONE:
+                        raise InputError(
+                            f"{at}: regions.{i}.{field}: {self.name} does not know {value!r}; use one of {', '.join(known)}"
+                        )
+
+
+def load_bundle(name: str) -> Bundle:
+    """The bundle of a built-in name or of a folder that holds a bundle.yaml. Raises InputError."""
+    folder = BUILT_IN.get(name, Path(name))
+    file = folder / "bundle.yaml"
+    if not file.is_file():
+        raise InputError(
+            f"--model {name}: no such model; use {', '.join(BUILT_IN)}, or a folder that holds a bundle.yaml"
+        )
+    try:
+        return Bundle.model_validate({**yaml.safe_load(file.read_text()), "folder": folder})
+    except (ValidationError, yaml.YAMLError, TypeError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error).splitlines()[0]
+        raise InputError(f"{file}: {why}") from None
+
+
+def built_in_models() -> Sequence[str]:
+    return tuple(BUILT_IN)

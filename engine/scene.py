@@ -1,0 +1,106 @@
+"""One scene: conditions -> latents -> frames. Our own denoising loop, so that any step can be the last or the first.
+
+What comes out is a function of the scene, the seed, the settings and the execution plan (dtype, threads, kind of
+device): all noise is drawn from (seed, scene id, step), on the CPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from diffusers import CogVideoXDPMScheduler
+
+from engine.plan import Scene
+from engine.regions import RegionMap, region_map
+from engine.settings import RenderSettings
+from engine.video_model import VideoModel
+
+
+@dataclass(frozen=True)
+class DenoisingState:
+    """Where the loop stands after `step` steps: latents and the last x0 prediction, (1, frames, channels, h, w)."""
+
+    step: int
+    latents: torch.Tensor
+    old_pred_original_sample: torch.Tensor | None
+
+
+def noise_generator(seed: int, scene_id: str, step: int) -> torch.Generator:
+    """The source of a step's noise (step -1: the initial latents)."""
+    digest = hashlib.sha256(f"{seed}/{scene_id}/{step}".encode()).digest()
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:7]))
+
+
+def denoise(
+    model: VideoModel, scene: Scene, seed: int, settings: RenderSettings, start: DenoisingState | None = None
+) -> Iterator[DenoisingState]:
+    """Yields the state after every step; the last one holds the scene's latents. `start` goes on from an earlier one."""
+    scheduler = model.new_scheduler(settings.num_inference_steps)
+    regions = region_map(scene, model.grid, model.bundle.text_tokens).to(model.device)
+    text = guidance_text(model, regions, settings)
+    rotary, shape = model.rotary(), (1, *model.latent_shape)
+    if start is None:
+        latents = torch.randn(shape, generator=noise_generator(seed, scene.id, -1)).to(model.device, model.dtype)
+        start = DenoisingState(0, latents * scheduler.init_noise_sigma, None)
+    state = start
+    for step in range(start.step, settings.num_inference_steps):
+        with torch.no_grad():
+            prediction = guided_prediction(model, state.latents, text, regions, scheduler.timesteps[step], settings, rotary)
+            state = advance(scheduler, prediction, state, noise_generator(seed, scene.id, step))
+        yield state
+
+
+def guidance_text(model: VideoModel, regions: RegionMap, settings: RenderSettings) -> torch.Tensor:
+    """Text of both branches, (2, text length, width): each condition has its own negative beside it."""
+    positive = torch.cat([model.encode_text(caption) for caption in regions.captions], 1)
+    negative = model.encode_text(settings.negative_prompt).repeat(1, len(regions.captions), 1)
+    return torch.cat([negative, positive])
+
+
+def guided_prediction(
+    model: VideoModel,
+    latents: torch.Tensor,
+    text: torch.Tensor,
+    regions: RegionMap,
+    timestep: torch.Tensor,
+    settings: RenderSettings,
+    rotary: tuple[torch.Tensor, torch.Tensor] | None,
+) -> torch.Tensor:
+    """The model's output with classifier-free guidance, in float32; the same regions hold in both branches."""
+    negative, positive = model.transformer(
+        latents.expand(2, -1, -1, -1, -1),
+        text,
+        timestep.expand(2).to(latents.device),
+        image_rotary_emb=rotary,
+        attention_kwargs={"region_map": regions},
+        return_dict=False,
+    )[0].float().chunk(2)  # fmt: skip
+    return negative + settings.guidance_scale * (positive - negative)
+
+
+def advance(
+    scheduler: CogVideoXDPMScheduler, prediction: torch.Tensor, state: DenoisingState, generator: torch.Generator
+) -> DenoisingState:
+    """One step of the second-order stochastic DPM solver."""
+    back = scheduler.timesteps[state.step - 1] if state.step > 0 else None
+    latents, original = scheduler.step(
+        prediction,
+        state.old_pred_original_sample,
+        scheduler.timesteps[state.step],
+        back,
+        state.latents.float(),
+        generator=generator,
+        return_dict=False,
+    )
+    return DenoisingState(state.step + 1, latents.to(state.latents.dtype), original)
+
+
+def render_scene(
+    model: VideoModel, scene: Scene, seed: int, settings: RenderSettings, start: DenoisingState | None = None
+) -> torch.Tensor:
+    """The scene's latents, (1, frames, channels, h, w)."""
+    *_, last = denoise(model, scene, seed, settings, start)
+    return last.latents
