@@ -162,7 +162,7 @@ def _uri(kind: str, data: bytes) -> str:
 
 def _seconds(clip: bytes) -> float:
     """The length of an mp4."""
-    with av.open(io.BytesIO(clip)) as container:
+    with av.open(io.BytesIO(clip), "r") as container:
         return (container.duration or 0) / av.time_base
 
 
