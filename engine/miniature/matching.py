@@ -19,7 +19,7 @@ from functools import cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -66,8 +66,8 @@ class Detection:
 
 @dataclass(frozen=True)
 class Poses:
-    """N sprites: frame, character (of CAST), size of the texture (of SIZES), facing right, (N,) each, and `pose` (N, 4):
-    x, y in pixels, log of the size in pixels, angle in radians."""
+    """N sprites: frame, character (of CAST), size of the texture (of SIZES), facing right, (N,) each, and `pose`
+    (N, 4): x, y in pixels, log of the size in pixels, angle in radians."""
 
     frame: Tensor
     character: Tensor
@@ -122,7 +122,7 @@ def _textures() -> Tensor:
 
 
 def render(poses: Poses, height: int = HEIGHT, width: int = WIDTH, stride: int = 1) -> Tensor:
-    """Each sprite alone on a transparent picture, premultiplied RGBA: every `stride`-th pixel of (N, 4, height, width)."""
+    """Each sprite alone on a transparent picture, (N, 4, height, width) premultiplied RGBA, every `stride`-th pixel."""
     x, y, log_size, angle = poses.pose.unbind(1)
     zoom = 2 / (SPAN * log_size.exp())  # pixels -> grid_sample's -1..1
     c, s = (angle.cos() * zoom)[:, None, None], (angle.sin() * zoom)[:, None, None]
@@ -163,8 +163,8 @@ def _banks() -> tuple[_Bank, ...]:
 
 
 def _propose(frames: Tensor, model: Tensor, weight: Tensor) -> Poses:
-    """The most promising poses of each frame by the coarse bank: for each character its best upright and its best turned
-    one, and of these the CANDIDATES with the highest gain.
+    """The most promising poses of each frame by the coarse bank: for each character its best upright and its best
+    turned one, and of these the CANDIDATES with the highest gain.
 
     `frames`, `model` (T, 3, H, W): what is seen and its explanation so far; `weight` (T, 1, H, W).
     """
@@ -187,16 +187,17 @@ def _propose(frames: Tensor, model: Tensor, weight: Tensor) -> Poses:
         gain, chosen = scores.unflatten(1, (len(CAST), -1)).max(2)
         chosen += torch.arange(len(CAST)) * (scores.shape[1] // len(CAST)) + start
         slot = int(bank.turned)
-        better = gain.T > gains[slot]
+        better = gains[slot] < gain.T
         gains[slot] = torch.where(better, gain.T, gains[slot])
         template[slot] = torch.where(better, chosen.T, template[slot])
         start += scores.shape[1]
     gains, template = gains.flatten(0, 1).T, template.flatten(0, 1).T  # (P, 2 * cast)
     everything = Poses.cat([bank.poses for bank in _banks()])
     found = []
-    for t, (places, gain, index) in enumerate(zip(*(v.split(busy.sum(1).tolist()) for v in (at, gains, template)), strict=True)):
-        if not len(places):
+    for t, mine in enumerate(torch.arange(len(at)).split(busy.sum(1).tolist())):
+        if not len(mine):
             continue
+        places, gain, index = at[mine], gains[mine], template[mine]
         gain, best = gain.max(0)
         top, entry = gain.topk(CANDIDATES)
         entry = entry[top > max(MIN_GAIN / 2, float(top[0]) / 3)]
@@ -268,8 +269,8 @@ def _fit(frames: Tensor, model: Tensor, weight: Tensor, poses: Poses, steps: int
 
 
 def _best(fit: _Fit, count: int) -> Tensor:
-    """Which fits (indices) are the `count` best of each frame. A large sprite that covers two actors gains much, but is like
-    neither: so gain counts by likeness."""
+    """Which fits (indices) are the `count` best of each frame. A large sprite that covers two actors gains much, but is
+    like neither: so gain counts by likeness."""
     value = fit.gain * fit.score.clamp(min=0.05)
     order = value.argsort(descending=True)
     order = order[fit.poses.frame[order].argsort(stable=True)]
@@ -287,8 +288,8 @@ def _likeness(seen: Tensor, sprite: Tensor, weight: Tensor) -> Tensor:
 
 
 def stage_of(frames: np.ndarray) -> tuple[str, dict[str, float]]:
-    """The painted stage that uint8 frames (T, HEIGHT, WIDTH, 3) show, and how far each one is: the median over pixels and
-    frames of the colour difference, 0..1, so that actors do not count."""
+    """The painted stage that uint8 frames (T, HEIGHT, WIDTH, 3) show, and how far each one is: the median over pixels
+    and frames of the colour difference, 0..1, so that actors do not count."""
     seen = to_tensor(frames)
     distance = {name: float((seen - _stage(name)).abs().mean(1).median()) for name in STAGES}
     return min(distance, key=distance.__getitem__), distance
