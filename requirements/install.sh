@@ -25,7 +25,7 @@ pip_install() {
     total=$(grep -vc '^#' "$lock")
     if ! PIP_CONSTRAINT=$PWD/$lock "$venv/bin/python" -m pip install --no-deps --disable-pip-version-check \
         --progress-bar off ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "$@" 2>&1 | tee -a "$venv/install.log" |
-        awk -v total="$total" '/^Collecting |^Processing |already satisfied/ { if (++n % 40 == 0) print "  " n " of " total " packages"; fflush() }
+        awk -v total="$total" '/^Collecting |^Processing |already satisfied/ { if (++n % 40 == 0) print "  fetched " n " of " total " packages"; fflush() }
             /^Installing collected/ { print "  unpacking"; fflush() }'; then
         tail -n 15 "$venv/install.log" >&2
         echo "pip failed; all it said is in $venv/install.log. Run make again when the cause is gone." >&2
@@ -65,7 +65,7 @@ for name in "$@"; do
     fi
     pip_install "$name" -r "requirements/$name.lock"
     if [ "$name" = cpu ]; then
-        pip_install cpu --no-build-isolation --editable .
+        pip_install cpu --no-build-isolation --editable . >/dev/null
     fi
     rm "$venv/.unfinished"
     touch "$done_file"
