@@ -31,7 +31,7 @@ def render_films(
     """
     device = requests[0].execution.device
     with ray_cluster(address, workers):
-        if device == "cuda" and not gpus(connected=True):
+        if device == "cuda" and not gpus():
             raise InputError("the film was asked for on GPUs, but the cluster has none")
         studio = open_studio(store, device)
         try:

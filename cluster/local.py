@@ -59,8 +59,6 @@ def ray_cluster(address: str | None, workers: int) -> Iterator[None]:
         ray.shutdown()
 
 
-def gpus(connected: bool) -> int:
-    """GPUs of the cluster that we are connected to, or of this machine."""
-    if connected:
-        return int(ray.cluster_resources().get("GPU", 0))
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+def gpus() -> int:
+    """GPUs of the cluster that we are connected to."""
+    return int(ray.cluster_resources().get("GPU", 0))

@@ -90,12 +90,13 @@ def _store(url: str) -> Store:
 
 
 def _gpus(address: str | None) -> int:
+    """GPUs of the cluster, or of this machine; Ray is asked, and imported, only when there is an address."""
+    if address is None:
+        return len(list(Path("/dev").glob("nvidia[0-9]*")))
     from cluster.local import gpus, ray_cluster
 
-    if address is None:
-        return gpus(connected=False)
     with ray_cluster(address, 0):
-        return gpus(connected=True)
+        return gpus()
 
 
 def _check_folders(films: Sequence[Film], plans: Sequence[Path]) -> None:

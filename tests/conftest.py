@@ -8,6 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from cluster.films import FilmRequest
+from cluster.store import Store
+from engine.models import load_bundle
+from engine.plan import load_plan
+from engine.settings import ExecutionPlan, RenderSettings
+
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 
@@ -35,3 +41,35 @@ def ray_of_two() -> Iterator[None]:
 
     with ray_cluster(None, 2):
         yield
+
+
+def small_request(scenes: int = 3, **changes) -> FilmRequest:
+    """The example's first scenes in a few denoising steps."""
+    plan = load_plan(ROOT / "examples" / "the-fox-and-the-robot.plan.yaml")
+    bundle = load_bundle("miniature")
+    values = {
+        "plan": plan.model_copy(update={"scenes": plan.scenes[:scenes]}), "seed": 5, "model": "miniature",
+        "settings": RenderSettings(num_inference_steps=5, guidance_scale=4), "fingerprint": bundle.fingerprint,
+        "execution": ExecutionPlan(device="cpu", dtype="float32", threads=1),
+    }  # fmt: skip
+    return FilmRequest(**{**values, **changes})
+
+
+@pytest.fixture(scope="session")
+def a_film(ray_of_two, tmp_path_factory) -> tuple[Store, FilmRequest, list[dict]]:
+    """A small film made by a real studio with two workers: its store, its request, and what was seen meanwhile (the
+    studio's states; last, the actors that Ray listed while scenes were rendered)."""
+    from ray.util.state import list_actors
+
+    from cluster.client import render_films
+
+    store, request, seen = Store(str(tmp_path_factory.mktemp("store"))), small_request(), []
+    actors: list[dict] = []
+
+    def watch(states):
+        seen.append(states[0])
+        if not actors and any(s["step"] >= 1 for s in states[0]["scenes"]):
+            actors.extend({"class": a.class_name, "name": a.name, "state": a.state} for a in list_actors())
+
+    render_films(store, [request], 2, None, watch)
+    return store, request, [*seen, {"actors": actors}]

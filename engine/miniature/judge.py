@@ -125,7 +125,7 @@ class KeyframeReport(BaseModel):
     share: float
     others: list[str]
 
-    @computed_field
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def bound(self) -> bool:
         """The right character has its centre and its pixels in its region, and no other's centre is there."""
@@ -147,7 +147,7 @@ class CharacterReport(BaseModel):
     likeness: float | None
     keyframes: list[KeyframeReport]
 
-    @computed_field
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def place(self) -> str | None:
         """Which third of the picture it is in, most of the time."""
@@ -177,32 +177,32 @@ class FilmReport(BaseModel):
     def characters(self) -> list[CharacterReport]:
         return [character for scene in self.scenes for character in scene.characters]
 
-    @computed_field
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def stages(self) -> float | None:
         """Scenes on the right stage."""
         return _mean(scene.stage == scene.stage_seen for scene in self.scenes if scene.stage)
 
-    @computed_field
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def found(self) -> float | None:
         """(character, frame) pairs in which the character is found."""
         frames = sum(c.frames for c in self.characters)
         return sum(c.found for c in self.characters) / frames if frames else None
 
-    @computed_field
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def region_binding(self) -> float | None:
         """(character, keyframe) pairs that are bound."""
         return _mean(keyframe.bound for c in self.characters for keyframe in c.keyframes)
 
-    @computed_field
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def motion(self) -> float | None:
         """Characters that do what the plan says."""
         return _mean(c.motion == c.motion_seen for c in self.characters if c.motion)
 
-    @computed_field
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def likeness(self) -> float | None:
         """Mean over the characters that are found at all."""

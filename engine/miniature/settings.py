@@ -14,7 +14,7 @@ TRAINING = HERE / ".training"  # exact training state and cached latents; may be
 LATENT_CHANNELS = 16
 TEXT_TOKENS = 32  # of each condition, padding included
 TEXT_WIDTH = 128
-HEADS, HEAD_DIM, LAYERS = 6, 48, 6  # 6 heads: 1, 2, 3 and 6 workers divide them
+HEADS, HEAD_DIM, LAYERS = 6, 32, 6  # 6 heads: 1, 2, 3 and 6 workers divide them
 
 
 @dataclass(frozen=True)
@@ -33,5 +33,6 @@ class TrainingSettings:
 
 
 VAE_TRAINING = TrainingSettings(minutes=42, lr=2e-3, batch=2, ema=0.995)
-VIDEO_TRAINING = TrainingSettings(minutes=74, lr=1e-3, batch=16, ema=0.998, seed=1)
+VIDEO_TRAINING = TrainingSettings(minutes=66, lr=1.2e-3, batch=8, ema=0.998, seed=1)
+MAX_CONDITIONS = 4  # of a training sample; each is TEXT_TOKENS long
 CACHED_CLIPS = 4000  # clips whose latents the video model is trained on

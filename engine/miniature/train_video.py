@@ -24,7 +24,7 @@ from engine.attention import RegionAttnProcessor
 from engine.miniature import words
 from engine.miniature.captions import Conditions, plain_conditions, region_conditions
 from engine.miniature.settings import (
-    CACHED_CLIPS, HEAD_DIM, HEADS, LATENT_CHANNELS, LAYERS, TEXT_TOKENS, TEXT_WIDTH, TRAINING, VIDEO, VIDEO_TRAINING,
+    CACHED_CLIPS, HEAD_DIM, HEADS, LATENT_CHANNELS, LAYERS, MAX_CONDITIONS, TEXT_TOKENS, TEXT_WIDTH, TRAINING, VIDEO, VIDEO_TRAINING,
 )  # fmt: skip
 from engine.miniature.stages import HEIGHT, WIDTH
 from engine.miniature.trainer import Trainer
@@ -150,6 +150,7 @@ def additive_mask(conditions: list[Conditions], slots: int) -> torch.Tensor:
 
 def main() -> None:
     latents, cells, notes = cache_latents()
+    few = [i for i, note in enumerate(notes) if sum(len(a["acts"]) for a in note["actors"]) < MAX_CONDITIONS]
     tokenizer = build_tokenizer()
     torch.manual_seed(VIDEO_TRAINING.seed)
     model = TextAndVideo()
@@ -162,7 +163,7 @@ def main() -> None:
         rng, batch = np.random.default_rng((VIDEO_TRAINING.seed, 13, step)), VIDEO_TRAINING.batch
         torch.manual_seed(step)
         regions = step % 3 != 0
-        pick = rng.choice(len(notes), batch, replace=False)
+        pick = rng.choice(few if regions else len(notes), batch, replace=False)
         make = region_conditions if regions else plain_conditions
         conditions = [make(rng, notes[i], GRID) for i in pick]
         slots = max(len(c.captions) for c in conditions)

@@ -1,0 +1,57 @@
+"""From a store to the files that people open."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import pytest
+from PIL import Image
+
+from engine.plan import dump_plan, load_plan
+from engine.video import read_video
+from serving.cli import main
+from serving.render import film_name
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture
+def command(a_film, tmp_path) -> list[str]:
+    """The command that asks for the film that is in the store already."""
+    store, request, _ = a_film
+    plan = tmp_path / "fox.plan.yaml"
+    plan.write_text(dump_plan(request.plan))
+    steps = str(request.settings.num_inference_steps)
+    return ["render", str(plan), "--steps", steps, "--seed", str(request.seed), "--storage", store.url, "--out", str(tmp_path / "films")]
+
+
+def test_a_finished_film_is_written_without_ray(a_film, command, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("ray.init", lambda *a, **k: pytest.fail("Ray was started"))
+    assert main(command) == 0
+    folder = tmp_path / "films" / "fox"
+    assert capsys.readouterr().out.strip() == str(folder / "film.mp4")
+    store, request, _ = a_film
+    digest = hashlib.sha256((folder / "film.mp4").read_bytes()).hexdigest()
+    assert digest == store.record("film", request.key)["notes"]["sha256"]
+    frames, _ = read_video(folder / "film.mp4")
+    assert len(frames) == 24 * len(request.plan.scenes)
+    assert load_plan(folder / "plan.yaml") == request.plan
+    page = (folder / "storyboard.html").read_text()
+    assert not re.search(r'(src|href)\s*=\s*["\']https?:', page)
+    assert all(region.caption in page for scene in request.plan.scenes for region in scene.regions)
+    assert Image.open(folder / "contact.png").width > 600
+
+
+def test_the_judge_reads_what_was_written(command, tmp_path, monkeypatch, capsys) -> None:
+    assert main(command) == 0
+    folder = tmp_path / "films" / "fox"
+    capsys.readouterr()
+    assert main(["judge", str(folder / "film.mp4"), "--plan", str(folder / "plan.yaml"), "--json"]) == 0
+    assert '"scenes"' in capsys.readouterr().out
+
+
+def test_a_film_is_named_by_its_plan(tmp_path) -> None:
+    assert film_name(tmp_path / "a-b.plan.yaml") == "a-b"
+    assert film_name(tmp_path / "x.yml") == "x"
+    assert film_name(tmp_path / "plan.yaml") == tmp_path.name
