@@ -74,7 +74,11 @@ class Worker:
         denoised = time.perf_counter()
         frames = model.decode(state.latents).numpy()
         clip = encode_video(frames, model.bundle.fps, model.bundle.view_scale)
-        seconds = {"loading": loaded - began, "denoising": denoised - loaded, "decoding": time.perf_counter() - denoised}
+        seconds = {
+            "loading": loaded - began,
+            "denoising": denoised - loaded,
+            "decoding": time.perf_counter() - denoised,
+        }
         notes = {
             "model": model.bundle.name, "seed": job.seed, **job.settings.model_dump(), **job.execution.model_dump(),
             "seconds": {part: round(s, 2) for part, s in seconds.items()},

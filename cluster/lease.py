@@ -33,7 +33,7 @@ class Lease:
         if not (mine or gone or age > EXPIRES_S):
             raise InputError(
                 f"--storage {self.store.url} is in use by another studio (process {held.get('pid')} on "
-                f"{held.get('host')}, seen {age:.0f} s ago); join it with --address, wait for it, or use another storage"
+                f"{held.get('host')}, seen {age:.0f} s ago); join it with --address, wait, or use another storage"
             )
         self.renew()
 

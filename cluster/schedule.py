@@ -15,7 +15,9 @@ class Waiting:
     model: str
 
 
-def assign(waiting: Sequence[Waiting], idle: Mapping[str, str | None], running: Mapping[int, int]) -> list[tuple[str, str]]:
+def assign(
+    waiting: Sequence[Waiting], idle: Mapping[str, str | None], running: Mapping[int, int]
+) -> list[tuple[str, str]]:
     """(job key, worker) pairs to start now.
 
     `idle`: free workers and the model each has resident (None: none yet). `running`: film -> its jobs under way. The

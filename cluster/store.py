@@ -1,12 +1,13 @@
 """Results under content keys, on any file system that fsspec knows: local, s3, gs. Whole or not at all.
 
-    <root>/results/<kind>/<key>/<name>        the result's files
-    <root>/results/<kind>/<key>/record.json   written last: version, sizes, sha256, notes. No record, no result.
-    <root>/journal/..., <root>/lease.json     small objects, each written once and whole
+<root>/results/<kind>/<key>/<name>        the result's files
+<root>/results/<kind>/<key>/record.json   written last: version, sizes, sha256, notes. No record, no result.
+<root>/journal/..., <root>/lease.json     small objects, each written once and whole
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -50,7 +51,9 @@ class Store:
             self.delete(probe)
         except Exception as error:
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise InputError(f"--storage {self.url}: cannot write there ({why}); name a folder or bucket that you may write") from None
+            raise InputError(
+                f"--storage {self.url}: cannot write there ({why}); name a folder or bucket that you may write"
+            ) from None
 
     # single objects
 
@@ -103,10 +106,8 @@ class Store:
 
     def delete(self, name: str) -> None:
         """Removes the object; it is no error when it was gone."""
-        try:
+        with contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(f"{self.root}/{name}")
-        except FileNotFoundError:
-            pass
 
     def list(self, folder: str) -> list[str]:
         """Names of the objects in a folder, sorted; hidden ones are unfinished writes and are left out."""
@@ -143,6 +144,13 @@ class Store:
                 f"this one reads up to {VERSION}); use that version or another --storage"
             )
         return record
+
+    def notes(self, kind: str, key: str) -> dict[str, Any]:
+        """How a result came about. Raises KeyError when there is none."""
+        record = self.record(kind, key)
+        if record is None:
+            raise KeyError(f"{kind}/{key}")
+        return record["notes"]
 
     def get(self, kind: str, key: str, name: str) -> bytes:
         """One file of a result, checked. Raises KeyError when there is none, DamagedResult when it is not itself."""

@@ -63,7 +63,7 @@ class Studio:
     # for clients
 
     async def open(self) -> None:
-        """Takes the storage and goes on with the films that its journal asks for. Raises InputError when it is taken."""
+        """Takes the storage and goes on with the films in its journal. Raises InputError when another has it."""
         if self.loop is None:
             self.lease.acquire()
             for name in self.store.list("journal/films"):
@@ -127,12 +127,11 @@ class Studio:
             if time.monotonic() - renewed > RENEW_S:
                 self.lease.renew()
                 renewed = time.monotonic()
-            sleep = asyncio.create_task(self.wake.wait())
-            ended, _ = await asyncio.wait({sleep, *self.running}, timeout=RENEW_S, return_when=asyncio.FIRST_COMPLETED)
-            sleep.cancel()
+            woken = asyncio.create_task(self.wake.wait())
+            await asyncio.wait({woken, *self.running}, timeout=RENEW_S, return_when=asyncio.FIRST_COMPLETED)
+            woken.cancel()
             self.wake.clear()
-            for task in ended & self.running.keys():
-                del self.running[task]
+            self.running = {task: what for task, what in self.running.items() if not task.done()}
 
     def _open_films(self) -> list[FilmRequest]:
         return [f for key, f in self.films.items() if key not in self.errors and key not in self.done]
@@ -168,7 +167,9 @@ class Studio:
             if self.attempts[job.key] >= ATTEMPTS:
                 cause = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
                 why = f"scene {job.scene.id}: failed {ATTEMPTS} times: {cause}"
-                self.errors |= {key: why for key, film in self.films.items() if job in film.jobs and key not in self.done}
+                self.errors |= {
+                    key: why for key, film in self.films.items() if job in film.jobs and key not in self.done
+                }
             if lost:
                 await self._await_worker(worker)
 
@@ -186,13 +187,15 @@ class Studio:
                     continue
                 data = await asyncio.to_thread(join_videos, clips)
                 notes = {"scenes": [job.key for job in film.jobs], "sha256": hashlib.sha256(data).hexdigest()}
-                self.store.put("film", film.key, {"film.mp4": data, "request.json": film.model_dump_json().encode()}, notes)
+                self.store.put(
+                    "film", film.key, {"film.mp4": data, "request.json": film.model_dump_json().encode()}, notes
+                )
                 self.done.add(film.key)
             self.store.delete(f"journal/films/{film.key}.json")
 
     async def _new_worker(self, name: str) -> None:
         gpus = 1 if self.device == "cuda" else 0
-        self.workers[name] = Worker.options(name=name, resources={SLOT: 1}, num_gpus=gpus).remote(self.device)
+        self.workers[name] = Worker.options(name=name, resources={SLOT: 1}, num_gpus=gpus).remote(self.device)  # type: ignore[attr-defined]
         self.resident[name] = None
         try:
             await self._await_worker(name)
@@ -200,10 +203,11 @@ class Studio:
             ray.kill(self.workers.pop(name))
             del self.resident[name]
             there = {k: v for k, v in ray.cluster_resources().items() if k in (SLOT, "GPU", "CPU")}
+            asked = f"1 {SLOT}{' and 1 GPU' if gpus else ''}"
             raise InputError(
-                f"--workers: a worker asks 1 {SLOT}{' and 1 GPU' if gpus else ''} and found no place in {PLACEMENT_S:.0f} s; "
-                f"the cluster has {json.dumps(there)} and {len(self.workers)} workers run; ask for fewer, or start nodes "
-                f"with --resources='{{\"{SLOT}\": N}}'"
+                f"--workers: a worker asks {asked} and found no place in {PLACEMENT_S:.0f} s; the cluster has "
+                f"{json.dumps(there)} and {len(self.workers)} workers run; ask for fewer, or start nodes with "
+                f"--resources='{{\"{SLOT}\": N}}'"
             ) from None
 
     async def _await_worker(self, name: str) -> None:
@@ -225,7 +229,7 @@ def open_studio(store: Store, device: str) -> Any:
     """
     name = "studio-" + hashlib.sha256(store.url.encode()).hexdigest()[:12]
     options: dict[str, Any] = {"name": name, "namespace": NAMESPACE, "get_if_exists": True, "lifetime": "detached"}
-    studio = Studio.options(**options).remote(store.url, device)
+    studio = Studio.options(**options).remote(store.url, device)  # type: ignore[attr-defined]
     try:
         ray.get(studio.open.remote())
     except ray.exceptions.RayTaskError as error:

@@ -16,7 +16,9 @@ from diffusers.models.embeddings import apply_rotary_emb
 from engine.regions import RegionMap
 
 
-def region_attention(q_BHLD: torch.Tensor, k_BHLD: torch.Tensor, v_BHLD: torch.Tensor, regions: RegionMap) -> torch.Tensor:
+def region_attention(
+    q_BHLD: torch.Tensor, k_BHLD: torch.Tensor, v_BHLD: torch.Tensor, regions: RegionMap
+) -> torch.Tensor:
     """Attention over [text of all conditions | visual tokens], shape (B, H, L, D); gradients flow.
 
     Peak extra memory is one copy of the keys and values plus the text of the largest group; no (L, L) array exists.

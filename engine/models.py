@@ -82,7 +82,10 @@ class Bundle(BaseModel):
         """Raises InputError for what this model cannot draw or read."""
         for n, scene in enumerate(plan.scenes):
             at = f"{name}: scenes.{n} ({scene.id})"
-            texts = {"background": scene.background, **{f"regions.{i}.caption": r.caption for i, r in enumerate(scene.regions)}}
+            texts = {
+                "background": scene.background,
+                **{f"regions.{i}.caption": r.caption for i, r in enumerate(scene.regions)},
+            }
             for field, text in texts.items():
                 if len(text.split()) >= self.text_tokens:
                     limit = self.text_tokens - 1
@@ -100,8 +103,9 @@ class Bundle(BaseModel):
                     ("motion", region.motion, self.words.motions),
                 ):
                     if value not in known and value != NONE:
+                        choice = ", ".join(known)
                         raise InputError(
-                            f"{at}: regions.{i}.{field}: {self.name} does not know {value!r}; use one of {', '.join(known)}"
+                            f"{at}: regions.{i}.{field}: {self.name} does not know {value!r}; use one of {choice}"
                         )
 
 

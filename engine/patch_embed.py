@@ -16,9 +16,12 @@ class RegionPatchEmbed(CogVideoXPatchEmbed):
     def __init__(self, stock: CogVideoXPatchEmbed) -> None:
         torch.nn.Module.__init__(self)
         if stock.patch_size_t is not None or stock.use_learned_positional_embeddings:
-            raise ValueError("CogVideoX 1.5 and image-to-video patch embeddings are not supported; use CogVideoX-2B or 5B")
-        settings = {k: v for k, v in vars(stock).items() if not k.startswith("_") and k != "training"}
-        vars(self).update(settings)
+            raise ValueError(
+                "CogVideoX 1.5 and image-to-video patch embeddings are not supported; use CogVideoX-2B or 5B"
+            )
+        for name, value in vars(stock).items():
+            if not name.startswith("_"):
+                setattr(self, name, value)
         self.proj, self.text_proj = stock.proj, stock.text_proj
         self._tables: dict[tuple[object, ...], torch.Tensor] = {}
 

@@ -1,4 +1,4 @@
-"""From a scene's boxes to tokens: which words each visual token may hear, and where each LoRA acts (paper, section 3.3).
+"""From a scene's boxes to tokens: which words each visual token hears, and where each LoRA acts (paper, section 3.3).
 
 Invariants:
 - tokens are numbered frame, row, column; the sequence is [condition 0 | ... | condition n-1 | visual tokens], each

@@ -37,7 +37,7 @@ def noise_generator(seed: int, scene_id: str, step: int) -> torch.Generator:
 def denoise(
     model: VideoModel, scene: Scene, seed: int, settings: RenderSettings, start: DenoisingState | None = None
 ) -> Iterator[DenoisingState]:
-    """Yields the state after every step; the last one holds the scene's latents. `start` goes on from an earlier one."""
+    """Yields the state after every step; the last holds the scene's latents. `start` goes on from an earlier one."""
     scheduler = model.new_scheduler(settings.num_inference_steps)
     regions = region_map(scene, model.grid, model.bundle.text_tokens).to(model.device)
     text = guidance_text(model, regions, settings)
@@ -48,7 +48,9 @@ def denoise(
     state = start
     for step in range(start.step, settings.num_inference_steps):
         with torch.no_grad():
-            prediction = guided_prediction(model, state.latents, text, regions, scheduler.timesteps[step], settings, rotary)
+            prediction = guided_prediction(
+                model, state.latents, text, regions, scheduler.timesteps[step], settings, rotary
+            )
             state = advance(scheduler, prediction, state, noise_generator(seed, scene.id, step))
         yield state
 

@@ -1,7 +1,7 @@
 """The plan's text form that the method's authors use, in and out (method: a Background line, then Frame_1 .. Frame_6).
 
-    Background: the background of the event: a forest
-    Frame_1: [["fox", "walking", "A fox is walking"], [0.0, 0.3, 0.4, 1.0]], ...
+Background: the background of the event: a forest
+Frame_1: [["fox", "walking", "A fox is walking"], [0.0, 0.3, 0.4, 1.0]], ...
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 
 from engine.errors import InputError
-from engine.plan import KEYFRAMES, Box, Region, Scene, check_box
+from engine.plan import KEYFRAMES, NONE, Box, Region, Scene, check_box
 
 _FRAME = re.compile(r"^Frame_(\d+)\s*:\s*(.*)$")
 
@@ -46,7 +46,9 @@ def parse_text(text: str, scene_id: str) -> Reading:
             continue  # the model's reasoning may stand before the plan
         keyframe = int(match[1])
         if not 1 <= keyframe <= KEYFRAMES or keyframe in seen_frames:
-            raise InputError(f"{scene_id}: line {number}: Frame_{keyframe} is not one of Frame_1..Frame_{KEYFRAMES}, once each")
+            raise InputError(
+                f"{scene_id}: line {number}: Frame_{keyframe} is not one of Frame_1..Frame_{KEYFRAMES}, once each"
+            )
         seen_frames.add(keyframe)
         times: dict[tuple[str, str, str], int] = {}
         for words, box in _regions(match[2], scene_id, number):
@@ -61,7 +63,9 @@ def parse_text(text: str, scene_id: str) -> Reading:
     if not background:
         raise InputError(f"{scene_id}: there is no `Background:` line")
     if len(seen_frames) != KEYFRAMES:
-        raise InputError(f"{scene_id}: {len(seen_frames)} frames, but a scene has {KEYFRAMES}: Frame_1..Frame_{KEYFRAMES}")
+        raise InputError(
+            f"{scene_id}: {len(seen_frames)} frames, but a scene has {KEYFRAMES}: Frame_1..Frame_{KEYFRAMES}"
+        )
     regions = [Region(entity=e, motion=m, caption=c, boxes=boxes) for (e, m, c, _), boxes in found.items()]
     return Reading(Scene(id=scene_id, background=background, regions=tuple(regions)), notes)
 
@@ -71,7 +75,7 @@ def _regions(text: str, scene_id: str, number: int) -> list[tuple[tuple[str, str
         items = [item for item in ast.literal_eval(f"[{text}]") if item]
         out = []
         for (entity, motion, caption), (left, top, right, bottom) in items:
-            words = tuple(str(w).strip() or "none" for w in (entity, motion, caption))
+            words = (_word(entity), _word(motion), _word(caption))
             out.append((words, Box(float(left), float(top), float(right), float(bottom))))
         return out
     except (SyntaxError, ValueError, TypeError):
@@ -79,6 +83,10 @@ def _regions(text: str, scene_id: str, number: int) -> list[tuple[tuple[str, str
             f"{scene_id}: line {number}: expected [[entity, motion, caption], [left, top, right, bottom]], ... "
             f"but found {text[:80]!r}"
         ) from None
+
+
+def _word(value: object) -> str:
+    return str(value).strip() or NONE
 
 
 def format_text(scene: Scene) -> str:

@@ -39,15 +39,17 @@ def join_videos(clips: Sequence[bytes]) -> bytes:
     with av.open(buffer, "w", format="mp4") as film:
         stream, offset = None, 0
         for clip in clips:
-            with av.open(io.BytesIO(clip)) as source:
+            with av.open(io.BytesIO(clip), "r") as source:
                 video = source.streams.video[0]
                 if stream is None:
                     stream = film.add_stream_from_template(video)
                     stream.time_base = video.time_base
                 # decode times begin below zero when there are B-frames: shift by the clip's length alone
-                length = int(video.frames / (video.average_rate * video.time_base))
+                rate, tick = video.average_rate, video.time_base
+                assert rate and tick, "not written by encode_video"
+                length = int(video.frames / (rate * tick))
                 for packet in source.demux(video):
-                    if packet.dts is None:  # the flush packet
+                    if packet.dts is None or packet.pts is None:  # the flush packet
                         continue
                     packet.pts, packet.dts = packet.pts + offset, packet.dts + offset
                     packet.stream = stream
@@ -59,7 +61,7 @@ def join_videos(clips: Sequence[bytes]) -> bytes:
 def read_video(source: str | Path | bytes) -> tuple[np.ndarray, Fraction]:
     """All frames of a video, uint8 (T, H, W, 3), and its frames per second. Raises InputError when it is none."""
     try:
-        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
+        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "r") as container:
             stream = container.streams.video[0]
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
             rate = stream.average_rate

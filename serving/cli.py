@@ -14,7 +14,9 @@ from typer.exceptions import TyperException
 
 from engine.errors import InputError
 
-app = typer.Typer(help="Stories in, films out.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="Stories in, films out.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 console = Console(stderr=True)
 
 EXIT_FAILED, EXIT_INPUT = 1, 2
@@ -24,8 +26,12 @@ EXIT_FAILED, EXIT_INPUT = 1, 2
 def render(
     plans: Annotated[list[Path], typer.Argument(help="plan.yaml files, one film each", metavar="PLAN...")],
     model: Annotated[str, typer.Option(help="a built-in model, or a folder with a bundle.yaml")] = "miniature",
-    storage: Annotated[str, typer.Option(help="where results are kept: a folder, or s3://..., gs://...")] = ".dreamrunner",
-    workers: Annotated[int | None, typer.Option(help="scenes rendered at once; default: one per GPU, or per core")] = None,
+    storage: Annotated[
+        str, typer.Option(help="where results are kept: a folder, or s3://..., gs://...")
+    ] = ".dreamrunner",
+    workers: Annotated[
+        int | None, typer.Option(help="scenes rendered at once; default: one per GPU, or per core")
+    ] = None,
     seed: Annotated[int, typer.Option(help="same seed, same film")] = 0,
     address: Annotated[str | None, typer.Option(help="a Ray cluster to use, e.g. auto or ray://host:10001")] = None,
     out: Annotated[Path, typer.Option(help="folder that gets a folder for each film")] = Path("films"),

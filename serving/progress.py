@@ -16,7 +16,12 @@ class Progress:
     """A context; `update` takes the studio's states of the same films."""
 
     def __init__(self, console: Console, films: Sequence[Film]) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+        )
         self.films = films
         self.bars = Bars(*columns, TimeElapsedColumn(), console=console)
         self.film_bars: list[TaskID] = []

@@ -108,7 +108,9 @@ def _check_folders(films: Sequence[Film], plans: Sequence[Path]) -> None:
         try:
             film.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"--out {film.folder}: cannot write there ({error.strerror}); name another folder") from None
+            raise InputError(
+                f"--out {film.folder}: cannot write there ({error.strerror}); name another folder"
+            ) from None
 
 
 def film_name(file: Path) -> str:
@@ -126,8 +128,7 @@ def export(store: Store, film: Film) -> Path:
     request, folder = film.request, film.folder
     results, all_frames = [], []
     for job in request.jobs:
-        clip = store.get("scene", job.key, "clip.mp4")
-        notes = store.record("scene", job.key)["notes"]
+        clip, notes = store.get("scene", job.key, "clip.mp4"), store.notes("scene", job.key)
         frames, _ = read_video(clip)
         seconds = sum(notes["seconds"].values()) - notes["seconds"]["loading"]
         shown = {k: notes[k] for k in ("num_inference_steps", "guidance_scale", "device", "dtype")}

@@ -44,6 +44,8 @@ LOOKS = 6  # sprites laid down per frame, at most
 MIN_GAIN = 3.0
 MIN_SCORE = 0.5
 MIN_VISIBLE = 0.3
+SAMPLED = 8  # frames of a scene from which its cast is decided
+MIN_EVIDENCE = 0.04  # how much a character's score must exceed MIN_SCORE, on average over those frames
 EXPLAINED = 0.06  # squared colour error of a pixel, summed over its channels, below which its sprite explains it
 
 
@@ -162,9 +164,9 @@ def _banks() -> tuple[_Bank, ...]:
     return tuple(banks)
 
 
-def _propose(frames: Tensor, model: Tensor, weight: Tensor) -> Poses:
-    """The most promising poses of each frame by the coarse bank: for each character its best upright and its best
-    turned one, and of these the CANDIDATES with the highest gain.
+def _propose(frames: Tensor, model: Tensor, weight: Tensor, cast: Tensor) -> Poses:
+    """The most promising poses of each frame by the coarse bank: for each character of `cast` (indices in CAST) its best
+    upright and its best turned one, and of these the CANDIDATES with the highest gain.
 
     `frames`, `model` (T, 3, H, W): what is seen and its explanation so far; `weight` (T, 1, H, W).
     """
@@ -177,21 +179,20 @@ def _propose(frames: Tensor, model: Tensor, weight: Tensor) -> Poses:
     busy = F.avg_pool2d((w * r**2).sum(1, keepdim=True), 3, 1, 1).flatten(1) > 0.004  # (T, cells)
     at = busy.flatten().nonzero()[:, 0]  # P places
     frame, row, column = at // busy.shape[1], at % busy.shape[1] // columns, at % columns
-    gains = torch.full((2, len(CAST), len(at)), -torch.inf)
-    template = torch.zeros(2, len(CAST), len(at), dtype=torch.long)
+    gains = torch.full((2, len(at), len(cast)), -torch.inf)
+    template = torch.zeros(2, len(at), len(cast), dtype=torch.long)
     start = 0
     for bank in _banks():
         reach = torch.arange(bank.side) - bank.side // 2 + margin
         patches = padded[frame[:, None, None], (row[:, None] + reach)[:, :, None], (column[:, None] + reach)[:, None]]
-        scores = patches.flatten(1) @ bank.weights
-        gain, chosen = scores.unflatten(1, (len(CAST), -1)).max(2)
-        chosen += torch.arange(len(CAST)) * (scores.shape[1] // len(CAST)) + start
+        each = len(bank.poses.frame) // len(CAST)
+        chosen = (cast[:, None] * each + torch.arange(each)).flatten()
+        gain, best = (patches.flatten(1) @ bank.weights[:, chosen]).unflatten(1, (len(cast), each)).max(2)
         slot = int(bank.turned)
-        better = gains[slot] < gain.T
-        gains[slot] = torch.where(better, gain.T, gains[slot])
-        template[slot] = torch.where(better, chosen.T, template[slot])
-        start += scores.shape[1]
-    gains, template = gains.flatten(0, 1).T, template.flatten(0, 1).T  # (P, 2 * cast)
+        template[slot] = torch.where(gain > gains[slot], best + cast * each + start, template[slot])
+        gains[slot] = torch.maximum(gain, gains[slot])
+        start += len(bank.poses.frame)
+    gains, template = gains.transpose(0, 1).flatten(1), template.transpose(0, 1).flatten(1)  # (P, 2 * cast)
     everything = Poses.cat([bank.poses for bank in _banks()])
     found = []
     for t, mine in enumerate(torch.arange(len(at)).split(busy.sum(1).tolist())):
@@ -199,7 +200,7 @@ def _propose(frames: Tensor, model: Tensor, weight: Tensor) -> Poses:
             continue
         places, gain, index = at[mine], gains[mine], template[mine]
         gain, best = gain.max(0)
-        top, entry = gain.topk(CANDIDATES)
+        top, entry = gain.topk(min(CANDIDATES, len(gain)))
         entry = entry[top > max(MIN_GAIN / 2, float(top[0]) / 3)]
         place = places[best[entry]] % busy.shape[1]
         poses = everything[index[best[entry], entry]]
@@ -300,38 +301,45 @@ def find(
 ) -> list[dict[str, Detection | None]]:
     """Where each of `names` is in each frame of uint8 (T, HEIGHT, WIDTH, 3), or None where it is not seen.
 
-    The whole cast competes for every place, whatever the names. `stage` is recognised when it is not given. Of a
-    character that is seen twice the more alike counts. Raises InputError for other shapes and unknown names.
+    The frames are one scene, whose cast is decided first, from some of the frames and among all characters, whatever the
+    names; then each frame is searched for that cast. `stage` is recognised when it is not given. Of a character that is
+    seen twice the more alike counts. Raises InputError for other shapes and unknown names.
     """
     if frames.ndim != 4 or frames.shape[1:] != (HEIGHT, WIDTH, 3) or frames.dtype != np.uint8 or not len(frames):
         raise InputError(f"frames are {frames.dtype} {frames.shape}; the judge reads uint8 (T, {HEIGHT}, {WIDTH}, 3)")
     if unknown := [name for name in names if name not in CHARACTERS]:
         raise InputError(f"character {unknown[0]!r} is not in the cast: {', '.join(CAST)}")
-    seen = to_tensor(frames)
-    model = _stage(stage or stage_of(frames)[0]).repeat(len(frames), 1, 1, 1)
-    weight = torch.ones(len(frames), 1, HEIGHT, WIDTH)
-    found: list[dict[str, Detection | None]] = [dict.fromkeys(names) for _ in frames]
-    live = torch.arange(len(frames))
+    seen, painted = to_tensor(frames), _stage(stage or stage_of(frames)[0])
+    some = _search(seen[:: max(1, len(frames) // SAMPLED)], painted, torch.arange(len(CAST)))
+    evidence = {n: sum(d.score - MIN_SCORE for here in some if (d := here.get(n))) for n in CAST}
+    cast = [index for index, name in enumerate(CAST) if evidence[name] > MIN_EVIDENCE * len(some)]
+    found = _search(seen, painted, torch.tensor(cast, dtype=torch.long))
+    return [{name: here.get(name) for name in names} for here in found]
+
+
+def _search(seen: Tensor, painted: Tensor, cast: Tensor) -> list[dict[str, Detection]]:
+    """The characters of `cast` (indices in CAST) in each of the frames `seen` (T, 3, H, W) on the stage (1, 3, H, W)."""
+    model, weight = painted.repeat(len(seen), 1, 1, 1), torch.ones(len(seen), 1, HEIGHT, WIDTH)
+    found: list[dict[str, Detection]] = [{} for _ in seen]
+    live = torch.arange(len(seen))
     for _ in range(LOOKS):
-        candidates = _propose(seen[live], model[live], weight[live])
-        if not len(candidates.frame):
-            break
         picture = seen[live], model[live], weight[live]
+        candidates = _propose(*picture, cast)
         rough = _fit(*picture, candidates, steps=3, stride=2)
         fit = _fit(*picture, rough.poses[_best(rough, FINALISTS)], steps=3, stride=1)
-        fit = fit[(fit.gain > MIN_GAIN) & (fit.score > MIN_SCORE) & (fit.visible > MIN_VISIBLE)]
+        # what is half hidden must be the more alike
+        fit = fit[(fit.gain > MIN_GAIN) & (fit.visible > MIN_VISIBLE) & (fit.score > 1 - (1 - MIN_SCORE) * fit.visible)]
         fit = fit[_best(fit, 1)]
         if not len(fit.gain):
             break
         poses, live = fit.poses, live[fit.poses.frame]
-        image = render(poses)
-        color, alpha = image.split((3, 1), 1)
+        color, alpha = render(poses).split((3, 1), 1)
         model[live] = model[live] * (1 - alpha) + color
         wrong = (seen[live] - model[live]).square().sum(1, keepdim=True)
         weight[live] *= 1 - ((alpha > 0.5) & (wrong < EXPLAINED)).float()
         for n, t in enumerate(live.tolist()):
             name = CAST[poses.character[n]]
-            if name in found[t] and ((old := found[t][name]) is None or old.score < fit.score[n]):
+            if name not in found[t] or found[t][name].score < fit.score[n]:
                 found[t][name] = _detection(fit, n, alpha[n, 0])
     return found
 

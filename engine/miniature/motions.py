@@ -44,8 +44,8 @@ Motion = Callable[[np.random.Generator, float, Lane, np.ndarray], Track]
 
 
 def _track(t: np.ndarray, x, y, scale=1.0, angle=0.0, right: bool = False) -> Track:
-    full = [np.broadcast_to(np.asarray(v, float), t.shape).copy() for v in (x, y, scale, angle)]
-    return Track(*full, np.full(t.shape, right))
+    x, y, scale, angle = (np.broadcast_to(np.asarray(v, float), t.shape).copy() for v in (x, y, scale, angle))
+    return Track(x, y, scale, angle, np.full(t.shape, right))
 
 
 def _home(rng: np.random.Generator, size: float, lane: Lane) -> tuple[float, float]:

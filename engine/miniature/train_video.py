@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDPMScheduler, CogVideoXTransformer3DModel
 from rich.progress import track
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
@@ -24,7 +25,17 @@ from engine.attention import RegionAttnProcessor
 from engine.miniature import words
 from engine.miniature.captions import Conditions, plain_conditions, region_conditions
 from engine.miniature.settings import (
-    CACHED_CLIPS, HEAD_DIM, HEADS, LATENT_CHANNELS, LAYERS, MAX_CONDITIONS, TEXT_TOKENS, TEXT_WIDTH, TRAINING, VIDEO, VIDEO_TRAINING,
+    CACHED_CLIPS,
+    HEAD_DIM,
+    HEADS,
+    LATENT_CHANNELS,
+    LAYERS,
+    MAX_CONDITIONS,
+    TEXT_TOKENS,
+    TEXT_WIDTH,
+    TRAINING,
+    VIDEO,
+    VIDEO_TRAINING,
 )  # fmt: skip
 from engine.miniature.stages import HEIGHT, WIDTH
 from engine.miniature.trainer import Trainer
@@ -59,9 +70,9 @@ class TextAndVideo(nn.Module):
         )  # fmt: skip
         self.transformer = CogVideoXTransformer3DModel(
             num_attention_heads=HEADS, attention_head_dim=HEAD_DIM, num_layers=LAYERS, in_channels=LATENT_CHANNELS,
-            out_channels=LATENT_CHANNELS, text_embed_dim=TEXT_WIDTH, max_text_seq_length=TEXT_TOKENS, time_embed_dim=128,
-            patch_size=2, sample_height=HEIGHT // 4, sample_width=WIDTH // 4, sample_frames=4 * KEYFRAMES - 3,
-            spatial_interpolation_scale=1.0, temporal_interpolation_scale=1.0,
+            out_channels=LATENT_CHANNELS, text_embed_dim=TEXT_WIDTH, max_text_seq_length=TEXT_TOKENS,
+            time_embed_dim=128, patch_size=2, sample_height=HEIGHT // 4, sample_width=WIDTH // 4,
+            sample_frames=4 * KEYFRAMES - 3, spatial_interpolation_scale=1.0, temporal_interpolation_scale=1.0,
         )  # fmt: skip
 
 
@@ -80,7 +91,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def describe(clip: Clip) -> dict[str, Any]:
-    """What the training needs of a clip beside its latents: for each actor its acts and its box in each latent frame."""
+    """What the training needs of a clip beside its latents: each actor's acts and its box in each latent frame."""
     actors = []
     for actor in clip.actors:
         b = actor.boxes.reshape(KEYFRAMES, FRAMES // KEYFRAMES, 4)
@@ -127,8 +138,6 @@ def cache_latents() -> tuple[torch.Tensor, torch.Tensor, list[dict[str, Any]]]:
 
 
 def _notes(file: Path) -> list[dict[str, Any]]:
-    from safetensors import safe_open
-
     with safe_open(file, "pt") as opened:
         return json.loads(opened.metadata()["clips"])
 
@@ -168,7 +177,9 @@ def main() -> None:
         conditions = [make(rng, notes[i], GRID) for i in pick]
         slots = max(len(c.captions) for c in conditions)
         captions = [caption for c in conditions for caption in (*c.captions, *[""] * (slots - len(c.captions)))]
-        ids = tokenizer(captions, padding="max_length", truncation=True, max_length=TEXT_TOKENS, return_tensors="pt").input_ids
+        ids = tokenizer(
+            captions, padding="max_length", truncation=True, max_length=TEXT_TOKENS, return_tensors="pt"
+        ).input_ids
         x0 = latents[torch.from_numpy(pick)].float()
         noise = torch.randn_like(x0)
         t = ((torch.arange(batch) + torch.rand(batch)) / batch * 1000).long()  # stratified
@@ -194,7 +205,8 @@ def main() -> None:
         CogVideoXDPMScheduler(**SCHEDULER).save_pretrained(VIDEO / "scheduler")
         index = {
             "_class_name": "CogVideoXPipeline", "scheduler": ["diffusers", "CogVideoXDPMScheduler"],
-            "text_encoder": ["transformers", "T5EncoderModel"], "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+            "text_encoder": ["transformers", "T5EncoderModel"],
+            "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
             "transformer": ["diffusers", "CogVideoXTransformer3DModel"], "vae": ["diffusers", "AutoencoderKLCogVideoX"],
         }  # fmt: skip
         (VIDEO / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")

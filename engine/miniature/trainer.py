@@ -39,10 +39,11 @@ class Trainer:
 
     def run(self, loss: LossFn, publish: Callable[[dict[str, torch.Tensor]], None]) -> None:
         """Trains until the time budget is spent."""
-        s, sums, count = self.settings, {}, 0
+        s, count = self.settings, 0
+        sums: dict[str, tuple[float, int]] = {}
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         with Progress(*columns) as progress:
-            bar = progress.add_task(self.name, total=s.minutes, completed=self.minutes)
+            bar = progress.add_task(self.name, total=s.minutes)
             saved = self.minutes
             while self.minutes < s.minutes:
                 began = time.perf_counter()
@@ -64,7 +65,9 @@ class Trainer:
                 if count == 25:
                     means = {k: round(total / n, 5) for k, (total, n) in sums.items()}
                     self._log({"step": self.step, "minutes": round(self.minutes, 2), "lr": round(lr, 6), **means})
-                    progress.update(bar, completed=self.minutes, description=f"{self.name} {self.step} {means['loss']:.4f}")
+                    progress.update(
+                        bar, completed=self.minutes, description=f"{self.name} {self.step} {means['loss']:.4f}"
+                    )
                     sums, count = {}, 0
                 if self.minutes - saved >= s.save_every_minutes:
                     self.save()

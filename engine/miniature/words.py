@@ -7,8 +7,9 @@ learn: those characters are known only by a reference image, those motions only 
 from __future__ import annotations
 
 BASE_CHARACTERS = {
-    "fox": "🦊", "robot": "🤖", "penguin": "🐧", "pig": "🐷", "frog": "🐸", "lion": "🦁", "panda": "🐼", "octopus": "🐙",
-    "ladybug": "🐞", "chick": "🐥", "wizard": "🧙", "fish": "🐟", "owl": "🦉", "rabbit": "🐰", "elephant": "🐘", "princess": "👸",
+    "fox": "🦊", "robot": "🤖", "penguin": "🐧", "pig": "🐷", "frog": "🐸", "lion": "🦁",
+    "panda": "🐼", "octopus": "🐙", "ladybug": "🐞", "chick": "🐥", "wizard": "🧙", "fish": "🐟",
+    "owl": "🦉", "rabbit": "🐰", "elephant": "🐘", "princess": "👸",
 }  # fmt: skip
 NEW_CHARACTERS = {"ghost": "👻", "pumpkin": "🎃", "dragon": "🐉", "bee": "🐝"}
 CHARACTERS = {**BASE_CHARACTERS, **NEW_CHARACTERS}

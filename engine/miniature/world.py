@@ -1,4 +1,4 @@
-"""The miniature's little world: clips of emoji actors on painted stages, with captions, boxes and masks that are true."""
+"""The miniature's world: clips of emoji actors on painted stages, with acts, boxes and masks that are true."""
 
 from __future__ import annotations
 
@@ -61,14 +61,16 @@ def draw(name: str, size: float, x: float, y: float, angle: float, right: bool) 
     c, s = np.cos(turn) * zoom, np.sin(turn) * zoom
     # PIL maps output to input: turn and scale about the actor's centre
     matrix = (c, -s, middle - c * x + s * y, s, c, middle - s * x - c * y)
-    bands = [b.transform((WIDTH, HEIGHT), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR) for b in image.split()]
+    bands = [
+        b.transform((WIDTH, HEIGHT), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR) for b in image.split()
+    ]
     return np.stack([np.asarray(b) for b in bands], -1).astype(np.float32) / 255
 
 
 def make_clip(stage: str, cast: list[tuple[str, float, list[tuple[str, int, int]], Track]]) -> Clip:
     """Draws a clip from (name, size, acts, track) per actor, from back to front."""
     frames = np.repeat(paint(stage)[None].astype(np.float32), FRAMES, 0)
-    actors = []
+    actors: list[Actor] = []
     for name, size, acts, track in cast:
         layers = np.stack([
             draw(name, size * track.scale[f], track.x[f], track.y[f], track.angle[f], bool(track.right[f]))
@@ -126,12 +128,16 @@ def _random_act(
     if rng.random() < changes:
         for _ in range(8):  # a second motion that stays on stage; else one motion is fine
             split = int(rng.integers(2, KEYFRAMES - 1)) * FRAMES_PER_KEYFRAME
-            first, second = (str(m) for m in rng.choice(list(motions), 2, replace=False)) if len(motions) > 1 else ("", "")
+            first, second = (
+                (str(m) for m in rng.choice(list(motions), 2, replace=False)) if len(motions) > 1 else ("", "")
+            )
             if not first:
                 break
             track = make_track(first, rng, size, lane, split).then(make_track(second, rng, size, lane, FRAMES - split))
             if track.inside(size):
                 return [(first, 0, split), (second, split, FRAMES)], track
-    pool = [m for m in motions if wide or m not in ("runs in circles", "zigzags across", "bounces across", "swoops down")]
+    pool = [
+        m for m in motions if wide or m not in ("runs in circles", "zigzags across", "bounces across", "swoops down")
+    ]
     motion = str(rng.choice(pool or list(motions)))
     return [(motion, 0, FRAMES)], make_track(motion, rng, size, lane)

@@ -11,7 +11,8 @@ ONE, TWO = Scene(id="one", background="a forest"), Scene(id="two", background="a
 
 def _film(*scenes: Scene, **changes) -> FilmRequest:
     values = {
-        "plan": Plan(scenes=scenes or (ONE, TWO)), "seed": 3, "settings": RenderSettings(num_inference_steps=5, guidance_scale=4),
+        "plan": Plan(scenes=scenes or (ONE, TWO)), "seed": 3,
+        "settings": RenderSettings(num_inference_steps=5, guidance_scale=4),
         "execution": ExecutionPlan(device="cpu", dtype="float32", threads=1), "model": "miniature", "fingerprint": "f",
     }  # fmt: skip
     return FilmRequest(**{**values, **changes})

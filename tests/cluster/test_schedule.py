@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from cluster.schedule import Waiting, assign
 
 jobs = st.lists(
-    st.builds(Waiting, key=st.integers(0, 20).map(str), film=st.integers(0, 4), model=st.sampled_from("ab")), max_size=20
+    st.builds(Waiting, key=st.integers(0, 20).map(str), film=st.integers(0, 4), model=st.sampled_from("ab")),
+    max_size=20,
 )
 idle = st.dictionaries(st.integers(0, 9).map(lambda n: f"w{n}"), st.sampled_from(["a", "b", None]), max_size=8)
 
@@ -23,7 +24,10 @@ def test_no_worker_idles_while_work_waits(waiting, idle, running) -> None:
 
 
 def test_films_share_the_workers() -> None:
-    waiting = [Waiting(f"long-{n}", 0, "a") for n in range(9)] + [Waiting("short-0", 1, "a"), Waiting("short-1", 1, "a")]
+    waiting = [Waiting(f"long-{n}", 0, "a") for n in range(9)] + [
+        Waiting("short-0", 1, "a"),
+        Waiting("short-1", 1, "a"),
+    ]
     pairs = assign(waiting, {f"w{n}": "a" for n in range(4)}, {})
     assert sorted(key for key, _ in pairs) == ["long-0", "long-1", "short-0", "short-1"]
 

@@ -42,7 +42,7 @@ def test_a_flipped_bit_is_noticed_and_the_result_forgotten(store: Store) -> None
 
 def test_a_newer_record_is_refused_by_name(store: Store) -> None:
     store.write("results/scene/k/record.json", json.dumps({"version": 99, "files": {}, "notes": {}}).encode())
-    with pytest.raises(InputError, match="version 99"):
+    with pytest.raises(InputError, match=r"version 99"):
         store.record("scene", "k")
 
 
@@ -62,7 +62,7 @@ def test_of_many_writers_one_wins(tmp_path) -> None:
 
 def test_storage_that_cannot_be_written(tmp_path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="--storage .*cannot write there"):
+    with pytest.raises(InputError, match=r"--storage .*cannot write there"):
         Store(str(tmp_path / "file" / "store")).check_writable()
 
 

@@ -67,14 +67,16 @@ def test_finished_scenes_are_not_made_again(a_film, ray_of_two) -> None:
     changed = scenes[1].model_copy(update={"background": "a wide desert"})
     again = small_request(plan=request.plan.model_copy(update={"scenes": (scenes[0], changed, scenes[2])}))
     rendered: set[str] = set()
-    render_films(store, [again], 2, None, lambda s: rendered.update(x["id"] for x in s[0]["scenes"] if x["state"] == "running"))
+    render_films(
+        store, [again], 2, None, lambda s: rendered.update(x["id"] for x in s[0]["scenes"] if x["state"] == "running")
+    )
     assert rendered == {changed.id}
 
 
 def test_a_film_that_cannot_be_made_says_why_and_others_go_on(a_film, ray_of_two) -> None:
     store, _, _ = a_film
     good, bad = small_request(1), small_request(1, seed=6, fingerprint="of another model")
-    with pytest.raises(FilmFailed, match="scene a-walk: failed 3 times: .*not the one the film was asked for"):
+    with pytest.raises(FilmFailed, match=r"scene a-walk: failed 3 times: .*not the one the film was asked for"):
         render_films(store, [bad, good], 2, None, lambda states: None)
     assert store.record("film", good.key) is not None
 

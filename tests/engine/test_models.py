@@ -19,7 +19,9 @@ from engine.scene import denoise, render_scene
 from engine.settings import RenderSettings
 from engine.video_model import VideoModel
 
-FOX = Region(entity="fox", motion="walks right", caption="a fox walks right in the forest", boxes={1: Box(0, 0, 0.5, 1)})
+FOX = Region(
+    entity="fox", motion="walks right", caption="a fox walks right in the forest", boxes={1: Box(0, 0, 0.5, 1)}
+)
 SCENE = Scene(id="s", background="a green forest", regions=(FOX,))
 QUICK = RenderSettings(num_inference_steps=4, guidance_scale=4)
 
@@ -103,7 +105,12 @@ def test_cogvideox_sizes_of_the_paper() -> None:
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"height": 63}, "height"), ({"guidance_scale": 0}, "guidance_scale"), ({"colour": "red"}, "colour"), ({"dtype": "int8"}, "dtype")],
+    [
+        ({"height": 63}, "height"),
+        ({"guidance_scale": 0}, "guidance_scale"),
+        ({"colour": "red"}, "colour"),
+        ({"dtype": "int8"}, "dtype"),
+    ],
 )
 def test_a_broken_bundle_is_named(tmp_path: Path, change: dict, words: str) -> None:
     settings = load_bundle("miniature").model_dump(mode="json", exclude={"folder"})

@@ -66,24 +66,31 @@ def test_no_plan_is_one_clear_line(text: str) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path) -> None:
-    with pytest.raises(InputError, match="cannot read the plan"):
+    with pytest.raises(InputError, match=r"cannot read the plan"):
         load_plan(tmp_path / "no.yaml")
 
 
 def test_two_scenes_with_one_id() -> None:
     scene = Scene(id="a", background="x")
-    with pytest.raises(ValueError, match="two scenes have the id 'a'"):
+    with pytest.raises(ValueError, match=r"two scenes have the id 'a'"):
         Plan(scenes=(scene, scene))
 
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=12)
-edges = st.lists(st.integers(0, 10_000), min_size=2, max_size=2, unique=True).map(lambda e: [n / 10_000 for n in sorted(e)])
+edges = st.lists(st.integers(0, 10_000), min_size=2, max_size=2, unique=True).map(
+    lambda e: [n / 10_000 for n in sorted(e)]
+)
 boxes = st.builds(lambda x, y: Box(x[0], y[0], x[1], y[1]), edges, edges)
 regions = st.builds(
-    Region, entity=words, motion=words, caption=words, boxes=st.dictionaries(st.integers(1, KEYFRAMES), boxes, min_size=1)
+    Region,
+    entity=words,
+    motion=words,
+    caption=words,
+    boxes=st.dictionaries(st.integers(1, KEYFRAMES), boxes, min_size=1),
 )
-scenes = st.builds(Scene, id=st.from_regex(r"[a-z0-9][a-z0-9-]{0,9}", fullmatch=True), background=words, narration=words,
-                   regions=st.lists(regions, max_size=4).map(tuple))  # fmt: skip
+ids = st.from_regex(r"[a-z0-9][a-z0-9-]{0,9}", fullmatch=True)
+regions_of_a_scene = st.lists(regions, max_size=4).map(tuple)
+scenes = st.builds(Scene, id=ids, background=words, narration=words, regions=regions_of_a_scene)
 plans = st.builds(
     Plan, title=words, scenes=st.lists(scenes, min_size=1, max_size=4, unique_by=lambda s: s.id).map(tuple)
 )

@@ -17,7 +17,9 @@ from engine.video_model import prepare_transformer
 from tests.engine.small import GRID, TEXT_TOKENS, dense_mask, scenes, small_map, tiny_transformer
 
 FOX = Region(entity="fox", motion="walks", caption="a fox walks", boxes={1: Box(0, 0, 0.5, 1), 2: Box(0.2, 0, 0.7, 1)})
-OWL = Region(entity="owl", motion="flies", caption="an owl flies", boxes={2: Box(0.5, 0, 1, 0.6), 3: Box(0.5, 0, 1, 0.6)})
+OWL = Region(
+    entity="owl", motion="flies", caption="an owl flies", boxes={2: Box(0.5, 0, 1, 0.6), 3: Box(0.5, 0, 1, 0.6)}
+)
 SCENE = Scene(id="s", background="a forest", regions=(FOX, OWL))
 
 
@@ -155,7 +157,7 @@ def test_lora_masks_hold_their_own_text_and_boxes_alone() -> None:
 def test_a_lora_that_is_not_there_is_named() -> None:
     model = tiny_transformer()
     _with_lora("fox", 1, model)
-    with pytest.raises(KeyError, match="ghost"), region_loras(model, {"ghost": torch.ones(1, 1)}):
+    with pytest.raises(KeyError, match=r"ghost"), region_loras(model, {"ghost": torch.ones(1, 1)}):
         pass
 
 

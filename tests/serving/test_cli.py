@@ -41,7 +41,17 @@ def _refused(capsys, monkeypatch, *arguments: str) -> str:
     ],
 )
 def test_options(capsys, monkeypatch, tmp_path, plan, options, words) -> None:
-    error = _refused(capsys, monkeypatch, "render", str(plan), "--storage", str(tmp_path / "s"), "--out", str(tmp_path / "o"), *options)
+    error = _refused(
+        capsys,
+        monkeypatch,
+        "render",
+        str(plan),
+        "--storage",
+        str(tmp_path / "s"),
+        "--out",
+        str(tmp_path / "o"),
+        *options,
+    )
     assert words in error
 
 
@@ -51,7 +61,7 @@ def test_options(capsys, monkeypatch, tmp_path, plan, options, words) -> None:
         ("1.0]\n          4", "1.2]\n          4", "line 9: scenes.0.regions.0.boxes: keyframe 1-3: bottom is 1.2"),
         ("entity: fox", "entity: kangaroo", "regions.0.entity: miniature does not know 'kangaroo'; use one of fox"),
         ("motion: walks right", "motion: does tricks", "regions.0.motion: miniature does not know 'does tricks'"),
-        ("in the forest\n    regions", "in the office\n    regions", "names no stage that miniature knows; use one of forest"),
+        ("in the forest\n    regions", "in the office\n    regions", "names no stage that miniature knows; use one of"),
         ("caption: a fox", "caption: " + "very " * 40, "46 words, but miniature reads at most 31"),
     ],
 )  # fmt: skip

@@ -23,7 +23,18 @@ def command(a_film, tmp_path) -> list[str]:
     plan = tmp_path / "fox.plan.yaml"
     plan.write_text(dump_plan(request.plan))
     steps = str(request.settings.num_inference_steps)
-    return ["render", str(plan), "--steps", steps, "--seed", str(request.seed), "--storage", store.url, "--out", str(tmp_path / "films")]
+    return [
+        "render",
+        str(plan),
+        "--steps",
+        steps,
+        "--seed",
+        str(request.seed),
+        "--storage",
+        store.url,
+        "--out",
+        str(tmp_path / "films"),
+    ]
 
 
 def test_a_finished_film_is_written_without_ray(a_film, command, tmp_path, monkeypatch, capsys) -> None:
