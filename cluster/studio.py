@@ -10,9 +10,11 @@ import asyncio
 import hashlib
 import json
 import time
+import uuid
 from typing import Any
 
 import ray
+from pydantic import BaseModel
 
 from actors.worker import Worker
 from cluster.films import FilmRequest, SceneJob
@@ -25,6 +27,15 @@ from engine.video import join_videos
 
 PLACEMENT_S = 60.0  # a worker that cannot be placed for so long is an error
 ATTEMPTS = 3  # of one job, each lost with its worker or failed by itself
+JOURNAL = "journal/films"
+
+
+class AskedFor(BaseModel):
+    """The journal's word on a film that is not finished: what, with how many workers, and when."""
+
+    request: FilmRequest
+    workers: int
+    time: float
 
 
 class SceneDelivery:
@@ -66,24 +77,27 @@ class Studio:
         """Takes the storage and goes on with the films in its journal. Raises InputError when another has it."""
         if self.loop is None:
             self.lease.acquire()
-            for name in self.store.list("journal/films"):
-                request = FilmRequest.model_validate_json(self.store.read(f"journal/films/{name}") or b"")
-                if self.store.record("film", request.key) is None:
-                    self.films[request.key] = request
             self.loop = asyncio.create_task(self._run())
+            asked = [
+                AskedFor.model_validate_json(self.store.read(f"{JOURNAL}/{n}") or b"") for n in self.store.list(JOURNAL)
+            ]
+            for entry in sorted(asked, key=lambda entry: entry.time):
+                self.films[entry.request.key] = entry.request
+            await self._grow(max((entry.workers for entry in asked), default=0))
+            self.wake.set()
 
     async def submit(self, request: FilmRequest, workers: int) -> str:
         """Takes a film on (again), with at least `workers` workers; returns its key."""
         await self.open()
         key = request.key
         if self.store.record("film", key) is None:
-            self.store.write_new(f"journal/films/{key}.json", request.model_dump_json().encode())
+            entry = AskedFor(request=request, workers=workers, time=time.time())
+            self.store.write_new(f"{JOURNAL}/{key}.json", entry.model_dump_json().encode())
         self.films[key] = request
         self.errors.pop(key, None)
         for job in request.jobs:
             self.attempts.pop(job.key, None)
-        for n in range(len(self.workers), workers):
-            await self._new_worker(f"worker-{n}")
+        await self._grow(workers)
         self.wake.set()
         return key
 
@@ -191,24 +205,28 @@ class Studio:
                     "film", film.key, {"film.mp4": data, "request.json": film.model_dump_json().encode()}, notes
                 )
                 self.done.add(film.key)
-            self.store.delete(f"journal/films/{film.key}.json")
+            self.store.delete(f"{JOURNAL}/{film.key}.json")
 
-    async def _new_worker(self, name: str) -> None:
-        gpus = 1 if self.device == "cuda" else 0
-        self.workers[name] = Worker.options(name=name, resources={SLOT: 1}, num_gpus=gpus).remote(self.device)  # type: ignore[attr-defined]
-        self.resident[name] = None
+    async def _grow(self, workers: int) -> None:
+        """Until the pool has this many workers."""
+        await asyncio.gather(*(self._new_worker() for _ in range(len(self.workers), workers)))
+
+    async def _new_worker(self) -> None:
+        name, gpus = f"worker-{uuid.uuid4().hex[:8]}", 1 if self.device == "cuda" else 0
+        options: dict[str, Any] = {"name": name, "resources": {SLOT: 1}, "num_gpus": gpus}
+        self.workers[name] = Worker.options(**options).remote(self.device)  # type: ignore[attr-defined]
         try:
             await self._await_worker(name)
         except TimeoutError:
             ray.kill(self.workers.pop(name))
-            del self.resident[name]
             there = {k: v for k, v in ray.cluster_resources().items() if k in (SLOT, "GPU", "CPU")}
             asked = f"1 {SLOT}{' and 1 GPU' if gpus else ''}"
             raise InputError(
                 f"--workers: a worker asks {asked} and found no place in {PLACEMENT_S:.0f} s; the cluster has "
-                f"{json.dumps(there)} and {len(self.workers)} workers run; ask for fewer, or start nodes with "
+                f"{json.dumps(there)} and {len(self.resident)} workers run; ask for fewer, or start nodes with "
                 f"--resources='{{\"{SLOT}\": N}}'"
             ) from None
+        self.resident[name] = None  # from now on it is given work
 
     async def _await_worker(self, name: str) -> None:
         """Until the worker's process runs (again)."""

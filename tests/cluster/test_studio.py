@@ -81,6 +81,21 @@ def test_a_film_that_cannot_be_made_says_why_and_others_go_on(a_film, ray_of_two
     assert store.record("film", good.key) is not None
 
 
+def test_a_killed_studio_goes_on_from_its_journal(a_film, ray_of_two, tmp_path) -> None:
+    before, request, _ = a_film
+    store, killed = Store(str(tmp_path)), []
+
+    def watch(states):
+        if not killed and any(s["state"] == "running" and s["step"] >= 2 for s in states[0]["scenes"]):
+            studio = next(a for a in list_actors() if a.class_name == "Studio" and a.state == "ALIVE")
+            os.kill(studio.pid, signal.SIGKILL)
+            killed.append(studio.pid)
+
+    render_films(store, [request], 2, None, watch)
+    assert killed
+    assert _film_hash(store, request) == _film_hash(before, request)
+
+
 def test_nothing_is_left_over(a_film, ray_of_two) -> None:
     left = [a for a in list_actors() if a.state == "ALIVE" and a.class_name in ("Studio", "Worker")]
     assert left == []
