@@ -6,7 +6,7 @@ from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cluster.store import content_key
+from cluster.store import Store, content_key
 from engine.plan import Plan, Scene
 from engine.settings import FILM_REVISION, SCENE_REVISION, ExecutionPlan, RenderSettings
 
@@ -54,3 +54,8 @@ class FilmRequest(BaseModel):
     def key(self) -> str:
         """The film's content key: its scenes' keys in order."""
         return content_key("film", FILM_REVISION, scenes=[job.key for job in self.jobs])
+
+    def finished(self, store: Store) -> bool:
+        """Whether the film and all its scenes are in the store."""
+        wanted = [("film", self.key), *(("scene", job.key) for job in self.jobs)]
+        return all(store.record(kind, key) is not None for kind, key in wanted)

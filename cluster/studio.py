@@ -97,6 +97,7 @@ class Studio:
         self.errors.pop(key, None)
         for job in request.jobs:
             self.attempts.pop(job.key, None)
+        self.done.difference_update({key, *(job.key for job in request.jobs)})  # the store is asked again
         await self._grow(workers)
         self.wake.set()
         return key
@@ -121,9 +122,11 @@ class Studio:
         self.steps[scene_key] = step
 
     async def close(self) -> None:
-        """Gives the storage back; the caller ends the actor."""
+        """Gives the storage back and forgets what is unfinished, whose askers are gone; the caller ends the actor."""
         if self.loop:
             self.loop.cancel()
+        for key in self.films:
+            self.store.delete(f"{JOURNAL}/{key}.json")
         self.lease.release()
 
     # the loop

@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.text import Text
 from typer.exceptions import TyperException
 
+from cluster.store import DamagedResult
 from engine.errors import InputError
+from serving.render import Order, export, order_films
 
 app = typer.Typer(
     help="Stories in, films out.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -42,22 +44,35 @@ def render(
 
     What was finished before is not made again: run the same command after any interruption and it goes on.
     """
-    from serving.render import Order, export, order_films
-
-    order: Order = order_films(plans, model, storage, workers, seed, address, out, steps, guidance)
-    missing = order.missing()
-    if missing:
-        from cluster.client import FilmFailed, render_films
-        from serving.progress import Progress
-
-        try:
-            with Progress(console, missing) as progress:
-                render_films(order.store, [f.request for f in missing], order.workers, address, progress.update)
-        except FilmFailed as error:
-            console.print(f"[red]Failed:[/red] {error}")
-            raise typer.Exit(EXIT_FAILED) from None
+    order = order_films(plans, model, storage, workers, seed, address, out, steps, guidance)
+    failed = _make(order, address)
     for film in order.films:
-        print(export(order.store, film))
+        if film.request.finished(order.store):
+            try:
+                print(export(order.store, film))
+            except DamagedResult as damage:
+                console.print(f"Stored result {damage} is damaged; it is made again.")
+                failed += _make(order, address)
+                print(export(order.store, film))
+    if failed:
+        console.print(f"[red]Failed:[/red] {'; '.join(failed)}", soft_wrap=True)
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _make(order: Order, address: str | None) -> list[str]:
+    """Has the films made that are not in the store; returns why some could not be."""
+    missing = order.missing()
+    if not missing:
+        return []
+    from cluster.client import FilmFailed, render_films
+    from serving.progress import Progress
+
+    try:
+        with Progress(console, missing) as progress:
+            render_films(order.store, [f.request for f in missing], order.workers, address, progress.update)
+    except FilmFailed as error:
+        return [str(error)]
+    return []
 
 
 @app.command()

@@ -38,8 +38,8 @@ class Order:
     workers: int
 
     def missing(self) -> list[Film]:
-        """The films that are not in the store."""
-        return [film for film in self.films if self.store.record("film", film.request.key) is None]
+        """The films that are not whole in the store."""
+        return [film for film in self.films if not film.request.finished(self.store)]
 
 
 def order_films(

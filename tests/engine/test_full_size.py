@@ -19,10 +19,12 @@ COGVIDEOX_2B = Grid(12, 30, 45)
 
 def test_grouped_attention_at_cogvideox_2b() -> None:
     """16,200 visual tokens, four conditions of 226 text tokens, one head of 64, overlapping and moving boxes."""
-    regions = [
-        Region(entity=e, motion="walks", caption=e, boxes={k: Box(x + 0.05 * k, 0.2, x + 0.3 + 0.05 * k, 0.9) for k in range(1, 7)})
-        for e, x in (("fox", 0.0), ("owl", 0.2), ("pig", 0.35))
-    ]  # fmt: skip
+
+    def boxes(x: float) -> dict[int, Box]:
+        return {k: Box(x + 0.05 * k, 0.2, x + 0.3 + 0.05 * k, 0.9) for k in range(1, 7)}
+
+    starts = {"fox": 0.0, "owl": 0.2, "pig": 0.35}
+    regions = [Region(entity=e, motion="walks", caption=e, boxes=boxes(x)) for e, x in starts.items()]
     places = region_map(Scene(id="s", background="a forest", regions=tuple(regions)), COGVIDEOX_2B, 226)
     length = places.text_length + COGVIDEOX_2B.size
     assert length == 17_104

@@ -62,6 +62,16 @@ def test_the_judge_reads_what_was_written(command, tmp_path, monkeypatch, capsys
     assert '"scenes"' in capsys.readouterr().out
 
 
+def test_a_damaged_scene_is_made_again(a_film, command, tmp_path, capsys) -> None:
+    store, request, _ = a_film
+    name = f"results/scene/{request.jobs[0].key}/clip.mp4"
+    before = store.read(name)
+    store.write(name, before[:-1] + b"!")
+    assert main(command) == 0
+    assert "is damaged; it is made again" in capsys.readouterr().err
+    assert store.read(name) == before
+
+
 def test_a_film_is_named_by_its_plan(tmp_path) -> None:
     assert film_name(tmp_path / "a-b.plan.yaml") == "a-b"
     assert film_name(tmp_path / "x.yml") == "x"
