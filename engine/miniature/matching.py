@@ -43,16 +43,19 @@ FINALISTS = 4  # of them that are fitted at full resolution
 LOOKS = 6  # sprites laid down per frame, at most
 MIN_GAIN = 3.0
 MIN_SCORE = 0.5
+MIN_SCORE_OF_CAST = 0.35  # of a character that is known to be in the scene
 MIN_VISIBLE = 0.3
 SAMPLED = 8  # frames of a scene from which its cast is decided
-MIN_EVIDENCE = 0.04  # how much a character's score must exceed MIN_SCORE, on average over those frames
+SMALL = 17.0  # pixels; what is smaller, and nowhere larger, may be a speck of anything
+MIN_EVIDENCE = 0.05  # how much a character's score must exceed MIN_SCORE, on average over those frames
+FAINT = 0.005  # variance of colour, summed over channels
 EXPLAINED = 0.06  # squared colour error of a pixel, summed over its channels, below which its sprite explains it
 
 
 @dataclass(frozen=True)
 class Detection:
     """A character found in a frame. Centre and size (its longer side) in pixels, angle in degrees counter-clockwise,
-    `score` its likeness to the sprite (1 = the same picture, 0 = no more like it than a patch of its mean colour),
+    `score` its likeness to the sprite (1 = the same picture, see `_likeness`),
     `visible` the share of it that nobody hides, `box` left, top, right, bottom of its pixels in 0..1 of the frame."""
 
     x: float
@@ -165,8 +168,8 @@ def _banks() -> tuple[_Bank, ...]:
 
 
 def _propose(frames: Tensor, model: Tensor, weight: Tensor, cast: Tensor) -> Poses:
-    """The most promising poses of each frame by the coarse bank: for each character of `cast` (indices in CAST) its best
-    upright and its best turned one, and of these the CANDIDATES with the highest gain.
+    """The most promising poses of each frame by the coarse bank: for each character of `cast` (indices in CAST) its
+    best upright and its best turned one, and of these the CANDIDATES with the highest gain.
 
     `frames`, `model` (T, 3, H, W): what is seen and its explanation so far; `weight` (T, 1, H, W).
     """
@@ -281,11 +284,18 @@ def _best(fit: _Fit, count: int) -> Tensor:
 
 
 def _likeness(seen: Tensor, sprite: Tensor, weight: Tensor) -> Tensor:
-    """Lin's concordance of two pictures (N, 3, H, W) under `weight` (N, 1, H, W), about the second's mean colour."""
-    mean = (weight * sprite).sum((2, 3), keepdim=True) / weight.sum((2, 3), keepdim=True).clamp(min=1e-6)
-    a, b = seen - mean, sprite - mean
-    both, of_a, of_b = ((weight * v).sum((1, 2, 3)) for v in (a * b, a * a, b * b))
-    return 2 * both / (of_a + of_b).clamp(min=1e-6)
+    """Lin's concordance of two pictures (N, 3, H, W) under `weight` (N, 1, H, W): 1 when they are the same; it falls
+    with other patterns, contrasts and mean colours. FAINT keeps what varies little from hanging on its details."""
+    area = weight.sum((1, 2, 3)).clamp(min=1e-6)
+
+    def mean(values: Tensor) -> Tensor:
+        return (weight * values).sum((2, 3)) / area[:, None]
+
+    def spread(a: Tensor, b: Tensor) -> Tensor:
+        return (mean(a * b) - mean(a) * mean(b)).sum(1) + FAINT
+
+    shift = (mean(seen) - mean(sprite)).square().sum(1)
+    return 2 * spread(seen, sprite) / (spread(seen, seen) + spread(sprite, sprite) + shift)
 
 
 def stage_of(frames: np.ndarray) -> tuple[str, dict[str, float]]:
@@ -301,24 +311,24 @@ def find(
 ) -> list[dict[str, Detection | None]]:
     """Where each of `names` is in each frame of uint8 (T, HEIGHT, WIDTH, 3), or None where it is not seen.
 
-    The frames are one scene, whose cast is decided first, from some of the frames and among all characters, whatever the
-    names; then each frame is searched for that cast. `stage` is recognised when it is not given. Of a character that is
-    seen twice the more alike counts. Raises InputError for other shapes and unknown names.
+    The frames are one scene, whose cast is decided first, from some of the frames and among all characters, whatever
+    the names; then each frame is searched for that cast. `stage` is recognised when it is not given. Of a character
+    that is seen twice the more alike counts. Raises InputError for other shapes and unknown names.
     """
     if frames.ndim != 4 or frames.shape[1:] != (HEIGHT, WIDTH, 3) or frames.dtype != np.uint8 or not len(frames):
         raise InputError(f"frames are {frames.dtype} {frames.shape}; the judge reads uint8 (T, {HEIGHT}, {WIDTH}, 3)")
     if unknown := [name for name in names if name not in CHARACTERS]:
         raise InputError(f"character {unknown[0]!r} is not in the cast: {', '.join(CAST)}")
     seen, painted = to_tensor(frames), _stage(stage or stage_of(frames)[0])
-    some = _search(seen[:: max(1, len(frames) // SAMPLED)], painted, torch.arange(len(CAST)))
-    evidence = {n: sum(d.score - MIN_SCORE for here in some if (d := here.get(n))) for n in CAST}
-    cast = [index for index, name in enumerate(CAST) if evidence[name] > MIN_EVIDENCE * len(some)]
-    found = _search(seen, painted, torch.tensor(cast, dtype=torch.long))
+    some = _search(seen[:: max(1, len(frames) // SAMPLED)], painted, torch.arange(len(CAST)), MIN_SCORE)
+    evidence = [sum(d.score - MIN_SCORE for here in some if (d := here.get(n)) and d.size > SMALL) for n in CAST]
+    cast = [index for index, total in enumerate(evidence) if total > MIN_EVIDENCE * len(some)]
+    found = _search(seen, painted, torch.tensor(cast, dtype=torch.long), MIN_SCORE_OF_CAST)
     return [{name: here.get(name) for name in names} for here in found]
 
 
-def _search(seen: Tensor, painted: Tensor, cast: Tensor) -> list[dict[str, Detection]]:
-    """The characters of `cast` (indices in CAST) in each of the frames `seen` (T, 3, H, W) on the stage (1, 3, H, W)."""
+def _search(seen: Tensor, painted: Tensor, cast: Tensor, min_score: float) -> list[dict[str, Detection]]:
+    """The characters of `cast` (indices in CAST) in each frame of `seen` (T, 3, H, W) on the stage (1, 3, H, W)."""
     model, weight = painted.repeat(len(seen), 1, 1, 1), torch.ones(len(seen), 1, HEIGHT, WIDTH)
     found: list[dict[str, Detection]] = [{} for _ in seen]
     live = torch.arange(len(seen))
@@ -328,7 +338,7 @@ def _search(seen: Tensor, painted: Tensor, cast: Tensor) -> list[dict[str, Detec
         rough = _fit(*picture, candidates, steps=3, stride=2)
         fit = _fit(*picture, rough.poses[_best(rough, FINALISTS)], steps=3, stride=1)
         # what is half hidden must be the more alike
-        fit = fit[(fit.gain > MIN_GAIN) & (fit.visible > MIN_VISIBLE) & (fit.score > 1 - (1 - MIN_SCORE) * fit.visible)]
+        fit = fit[(fit.gain > MIN_GAIN) & (fit.visible > MIN_VISIBLE) & (fit.score > 1 - (1 - min_score) * fit.visible)]
         fit = fit[_best(fit, 1)]
         if not len(fit.gain):
             break
