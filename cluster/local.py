@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,7 @@ def ray_cluster(address: str | None, workers: int) -> Iterator[None]:
 
     Raises InputError when there is no cluster at the address.
     """
-    if ray.is_initialized():  # a program that has its own connection keeps it
+    if address is None and ray.is_initialized():  # a program that has its own connection keeps it
         yield
         return
     for name, value in RAY_SETTINGS.items():
@@ -42,6 +43,7 @@ def ray_cluster(address: str | None, workers: int) -> Iterator[None]:
     here = str(Path(__file__).parent.parent)
     try:
         if address:
+            _check_reachable(address)
             ray.init(
                 address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="error",
                 runtime_env={"working_dir": here, "excludes": [".venv", "films", ".dreamrunner", ".git", ".training"]},
@@ -51,12 +53,19 @@ def ray_cluster(address: str | None, workers: int) -> Iterator[None]:
                 namespace=NAMESPACE, resources={SLOT: workers}, include_dashboard=True, dashboard_host="127.0.0.1",
                 log_to_driver=False, logging_level="error", runtime_env={"env_vars": {"PYTHONPATH": here}},
             )  # fmt: skip
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"--address {address}: no Ray cluster answers there ({str(error).splitlines()[0]})") from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for minutes. Raises OSError when nobody listens at host:port (`auto` names no host)."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def gpus() -> int:

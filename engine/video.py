@@ -12,16 +12,19 @@ import numpy as np
 
 from engine.errors import InputError
 
+X264 = {"crf": "16", "preset": "medium", "threads": "1", "x264-params": "cpu-independent=1"}
+
 
 def encode_video(frames: np.ndarray, fps: int, scale: int = 1) -> bytes:
     """H.264 in mp4 from uint8 frames (T, H, W, 3), enlarged `scale` times for viewing.
 
-    libx264 with one thread, so that the same frames are the same bytes on every machine with the same library.
+    The same frames are the same bytes, always: x264 runs in one thread and without the code that it picks by CPU. With
+    that code (AVX-512 here) the look-ahead was seen to give other bytes from one call to the next.
     """
     height, width = frames.shape[1] * scale, frames.shape[2] * scale
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "16", "preset": "medium", "threads": "1"})
+        stream = container.add_stream("libx264", rate=fps, options=X264)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.thread_count = 1
         for pixels in frames:

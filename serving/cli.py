@@ -51,7 +51,7 @@ def render(
             try:
                 print(export(order.store, film))
             except DamagedResult as damage:
-                console.print(f"Stored result {damage} is damaged; it is made again.")
+                console.print(f"Stored result {damage} is damaged; it is made again.", soft_wrap=True)
                 failed += _make(order, address)
                 print(export(order.store, film))
     if failed:

@@ -39,8 +39,8 @@ def test_boxes_and_masks_are_where_the_pixels_are(seed: int) -> None:
         for mask, (left, top, right, bottom) in zip(actor.masks, actor.boxes, strict=True):
             rows, columns = np.nonzero(mask)
             if len(rows):
-                assert left * WIDTH <= columns.min() and columns.max() < right * WIDTH + 1e-3
-                assert top * HEIGHT <= rows.min() and rows.max() < bottom * HEIGHT + 1e-3
+                assert left * WIDTH - 1e-3 <= columns.min() and columns.max() < right * WIDTH + 1e-3
+                assert top * HEIGHT - 1e-3 <= rows.min() and rows.max() < bottom * HEIGHT + 1e-3
     outside = changed & ~everyone
     assert outside.mean() < 0.01  # smooth edges alone
 
