@@ -29,11 +29,12 @@ from engine.miniature.words import CHARACTERS, STAGES
 from engine.miniature.world import SPRITES
 
 CAST = tuple(CHARACTERS)
-BLUR = 1.0  # pixels, standard deviation
+BLUR = 1.0  # pixels, standard deviation: of everything that is compared
 CELL = 4  # pixels of the coarse grid
 TEXTURE = 64  # texels across a sprite's texture, which is SPAN times as wide as the sprite
 SPAN = 1.3
 SIZES = (12.5, 15.5, 19.0, 23.0, 27.5, 33.0, 40.0)  # of the templates, pixels
+SIZE_RANGE = (np.log(10), np.log(46))  # of a fitted sprite's size
 UPRIGHT = (0, -20, 20)  # degrees
 TURNED = tuple(range(45, 331, 30))
 TURNED_SIZES = (3, 4, 5)  # of SIZES: an actor that grows or shrinks does not turn
@@ -41,7 +42,7 @@ WINDOW = 52  # pixels of the square in which a pose is fitted: the largest sprit
 CANDIDATES = 10  # poses fitted per frame and look
 FINALISTS = 4  # of them that are fitted at full resolution
 LOOKS = 6  # sprites laid down per frame, at most
-MIN_GAIN = 3.0
+MIN_GAIN = 3.0  # squared colour error that a sprite must explain, summed over pixels and channels
 MIN_SCORE = 0.5
 MIN_SCORE_OF_CAST = 0.35  # of a character that is known to be in the scene
 MIN_VISIBLE = 0.3
@@ -55,8 +56,8 @@ EXPLAINED = 0.06  # squared colour error of a pixel, summed over its channels, b
 @dataclass(frozen=True)
 class Detection:
     """A character found in a frame. Centre and size (its longer side) in pixels, angle in degrees counter-clockwise,
-    `score` its likeness to the sprite (1 = the same picture, see `_likeness`),
-    `visible` the share of it that nobody hides, `box` left, top, right, bottom of its pixels in 0..1 of the frame."""
+    `score` its likeness to the sprite (1 = the same picture, see `_likeness`), `visible` the share of it that nobody
+    hides, `box` left, top, right, bottom of its pixels in 0..1 of the frame."""
 
     x: float
     y: float
@@ -196,7 +197,7 @@ def _propose(frames: Tensor, model: Tensor, weight: Tensor, cast: Tensor) -> Pos
         gains[slot] = torch.maximum(gain, gains[slot])
         start += len(bank.poses.frame)
     gains, template = gains.transpose(0, 1).flatten(1), template.transpose(0, 1).flatten(1)  # (P, 2 * cast)
-    everything = Poses.cat([bank.poses for bank in _banks()])
+    templates = Poses.cat([bank.poses for bank in _banks()])
     found = []
     for t, mine in enumerate(torch.arange(len(at)).split(busy.sum(1).tolist())):
         if not len(mine):
@@ -206,12 +207,12 @@ def _propose(frames: Tensor, model: Tensor, weight: Tensor, cast: Tensor) -> Pos
         top, entry = gain.topk(min(CANDIDATES, len(gain)))
         entry = entry[top > max(MIN_GAIN / 2, float(top[0]) / 3)]
         place = places[best[entry]] % busy.shape[1]
-        poses = everything[index[best[entry], entry]]
+        poses = templates[index[best[entry], entry]]
         poses.frame.fill_(t)
         poses.pose[:, 0] = (place % columns + 0.5) * CELL
         poses.pose[:, 1] = (place // columns + 0.5) * CELL
         found.append(poses)
-    return Poses.cat(found) if found else everything[:0]
+    return Poses.cat(found) if found else templates[:0]
 
 
 def _windows(maps: Tensor, frame: Tensor, corner: Tensor, stride: int) -> Tensor:
@@ -260,6 +261,7 @@ def _fit(frames: Tensor, model: Tensor, weight: Tensor, poses: Poses, steps: int
         normal += torch.diag_embed(damping * normal.diagonal(dim1=1, dim2=2) + 1e-3)
         step = torch.linalg.solve(normal, (jacobian @ error[:, :, None])[:, :, 0])
         trial = pose - step.clamp(-limit, limit)
+        trial[:, 2].clamp_(*SIZE_RANGE)
         trial_error = residual(trial)
         better = (trial_error.square().sum(1) < error.square().sum(1))[:, None]
         pose, error = torch.where(better, trial, pose), torch.where(better, trial_error, error)
@@ -313,7 +315,7 @@ def find(
 
     The frames are one scene, whose cast is decided first, from some of the frames and among all characters, whatever
     the names; then each frame is searched for that cast. `stage` is recognised when it is not given. Of a character
-    that is seen twice the more alike counts. Raises InputError for other shapes and unknown names.
+    that is seen twice the one more alike and less hidden counts. Raises InputError for other shapes and unknown names.
     """
     if frames.ndim != 4 or frames.shape[1:] != (HEIGHT, WIDTH, 3) or frames.dtype != np.uint8 or not len(frames):
         raise InputError(f"frames are {frames.dtype} {frames.shape}; the judge reads uint8 (T, {HEIGHT}, {WIDTH}, 3)")
@@ -323,7 +325,7 @@ def find(
     some = _search(seen[:: max(1, len(frames) // SAMPLED)], painted, torch.arange(len(CAST)), MIN_SCORE)
     evidence = [sum(d.score - MIN_SCORE for here in some if (d := here.get(n)) and d.size > SMALL) for n in CAST]
     cast = [index for index, total in enumerate(evidence) if total > MIN_EVIDENCE * len(some)]
-    found = _search(seen, painted, torch.tensor(cast, dtype=torch.long), MIN_SCORE_OF_CAST)
+    found = _search(seen, painted, torch.tensor(cast), MIN_SCORE_OF_CAST) if cast else [{}] * len(frames)
     return [{name: here.get(name) for name in names} for here in found]
 
 
@@ -348,9 +350,10 @@ def _search(seen: Tensor, painted: Tensor, cast: Tensor, min_score: float) -> li
         wrong = (seen[live] - model[live]).square().sum(1, keepdim=True)
         weight[live] *= 1 - ((alpha > 0.5) & (wrong < EXPLAINED)).float()
         for n, t in enumerate(live.tolist()):
-            name = CAST[poses.character[n]]
-            if name not in found[t] or found[t][name].score < fit.score[n]:
-                found[t][name] = _detection(fit, n, alpha[n, 0])
+            name, new = CAST[poses.character[n]], _detection(fit, n, alpha[n, 0])
+            old = found[t].setdefault(name, new)
+            if new.score * new.visible > old.score * old.visible:
+                found[t][name] = new
     return found
 
 

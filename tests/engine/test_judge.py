@@ -96,6 +96,11 @@ def test_an_empty_stage_is_known_and_nobody_is_found_on_it(stage: str) -> None:
     assert not any(detection for frame in find(frames) for detection in frame.values())
 
 
+def test_nobody_is_found_in_noise() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (4, HEIGHT, WIDTH, 3), np.uint8)
+    assert not any(detection for frame in find(noise) for detection in frame.values())
+
+
 def test_an_actor_that_is_seldom_seen_does_nothing() -> None:
     assert motion_of([None] * FRAMES) is None
 
