@@ -74,7 +74,8 @@ def reconstruction_loss(video: torch.Tensor, output: torch.Tensor, weight: torch
 def main() -> None:
     torch.manual_seed(VAE_TRAINING.seed)
     vae = build_vae()
-    trainer = Trainer("vae", vae, VAE_TRAINING)
+    weights = VIDEO / "vae" / "diffusion_pytorch_model.safetensors"
+    trainer = Trainer("vae", vae, VAE_TRAINING, {"": weights})
     batches = iter(DataLoader(Crops(trainer.step), batch_size=None, num_workers=1, prefetch_factor=4))
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:

@@ -165,7 +165,11 @@ def main() -> None:
     model = TextAndVideo()
     prepare_transformer(model.transformer)
     dense, stock = DenseMaskProcessor(), RegionAttnProcessor()
-    trainer = Trainer("video", model, VIDEO_TRAINING)
+    published = {
+        "text_encoder.": VIDEO / "text_encoder" / "model.safetensors",
+        "transformer.": VIDEO / "transformer" / "diffusion_pytorch_model.safetensors",
+    }
+    trainer = Trainer("video", model, VIDEO_TRAINING, published)
     alphas = CogVideoXDPMScheduler(**SCHEDULER).alphas_cumprod.float()
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:

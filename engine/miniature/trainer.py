@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from engine.miniature.settings import CURVES, TRAINING, TrainingSettings
 
@@ -25,7 +25,11 @@ class Trainer:
     same command goes on after any interruption. `loss` must draw its randomness from the step alone.
     """
 
-    def __init__(self, name: str, model: torch.nn.Module, settings: TrainingSettings) -> None:
+    def __init__(
+        self, name: str, model: torch.nn.Module, settings: TrainingSettings, published: dict[str, Path] | None = None
+    ) -> None:
+        """`published`: prefix of weight names -> safetensors file, of what `publish` wrote. A clone, which has no exact
+        state, goes on from there with fresh moments."""
         self.name, self.model, self.settings = name, model, settings
         self.parameters = dict(model.named_parameters())
         self.ema = {k: v.detach().clone() for k, v in self.parameters.items()}
@@ -33,9 +37,12 @@ class Trainer:
             model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=settings.weight_decay
         )
         self.step, self.minutes = 0, 0.0
+        self.began = 0  # the step at which the moments were fresh, from which the learning rate warms up
         self.file = TRAINING / f"{name}.safetensors"
         if self.file.exists():
             self._load()
+        elif published and all(file.exists() for file in published.values()) and self._curve().exists():
+            self._load_published(published)
 
     def run(self, loss: LossFn, publish: Callable[[dict[str, torch.Tensor]], None]) -> None:
         """Trains until the time budget is spent."""
@@ -58,7 +65,7 @@ class Trainer:
                 self._average()
                 self.step += 1
                 self.minutes += (time.perf_counter() - began) / 60
-                for key, figure in {"loss": float(value), **figures}.items():
+                for key, figure in {"loss": float(value.detach()), **figures}.items():
                     total, n = sums.get(key, (0.0, 0))
                     sums[key] = (total + figure, n + 1)
                 count += 1
@@ -79,7 +86,7 @@ class Trainer:
     def _learning_rate(self) -> float:
         s, share = self.settings, min(self.minutes / self.settings.minutes, 1.0)
         cosine = 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * share))
-        return s.lr * cosine * min(1.0, (self.step + 1) / s.warmup_steps)
+        return s.lr * cosine * min(1.0, (self.step - self.began + 1) / s.warmup_steps)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -89,8 +96,20 @@ class Trainer:
 
     def _log(self, line: dict[str, float]) -> None:
         CURVES.mkdir(exist_ok=True)
-        with (CURVES / f"{self.name}.jsonl").open("a") as file:
+        with self._curve().open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+    def _curve(self) -> Path:
+        return CURVES / f"{self.name}.jsonl"
+
+    def _load_published(self, published: dict[str, Path]) -> None:
+        tensors = {prefix + key: t for prefix, file in published.items() for key, t in load_file(file).items()}
+        for key, value in self.parameters.items():
+            value.data.copy_(tensors[key])
+            self.ema[key] = value.detach().clone()
+        last = json.loads(self._curve().read_text().splitlines()[-1])
+        self.step, self.minutes = int(last["step"]), float(last["minutes"])
+        self.began = self.step
 
     def save(self) -> None:
         tensors = {}
