@@ -39,7 +39,7 @@ UPRIGHT = (0, -20, 20)  # degrees
 TURNED = tuple(range(45, 331, 30))
 TURNED_SIZES = (3, 4, 5)  # of SIZES: an actor that grows or shrinks does not turn
 WINDOW = 52  # pixels of the square in which a pose is fitted: the largest sprite, a little turned
-CANDIDATES = 10  # poses fitted per frame and look
+CANDIDATES = 16  # poses fitted per frame and look
 FINALISTS = 4  # of them that are fitted at full resolution
 LOOKS = 6  # sprites laid down per frame, at most
 MIN_GAIN = 3.0  # squared colour error that a sprite must explain, summed over pixels and channels
@@ -155,7 +155,7 @@ def _banks() -> tuple[_Bank, ...]:
     for turned, index in [*((False, i) for i in range(len(SIZES))), *((True, i) for i in TURNED_SIZES)]:
         size = SIZES[index]
         side = int(np.ceil(size * 1.1 / CELL)) | 1  # odd, so that sprites sit in the middle of a cell
-        rows = [(c, r, a) for c in range(len(CAST)) for a in (TURNED if turned else UPRIGHT) for r in (0, 1)]
+        rows = [(c, r, a) for c in range(len(CAST)) for r in (0, 1) for a in (TURNED if turned else UPRIGHT)]
         character, right, angle = torch.tensor(rows).T
         middle = torch.full(angle.shape, side * CELL / 2)
         pose = torch.stack([middle, middle, torch.full_like(middle, np.log(size)), torch.deg2rad(angle.float())], 1)
@@ -169,8 +169,8 @@ def _banks() -> tuple[_Bank, ...]:
 
 
 def _propose(frames: Tensor, model: Tensor, weight: Tensor, cast: Tensor) -> Poses:
-    """The most promising poses of each frame by the coarse bank: for each character of `cast` (indices in CAST) its
-    best upright and its best turned one, and of these the CANDIDATES with the highest gain.
+    """The most promising poses of each frame by the coarse bank: for each character of `cast` (indices in CAST), facing
+    left and facing right, its best upright and its best turned one, and of these the CANDIDATES with the highest gain.
 
     `frames`, `model` (T, 3, H, W): what is seen and its explanation so far; `weight` (T, 1, H, W).
     """
@@ -183,20 +183,21 @@ def _propose(frames: Tensor, model: Tensor, weight: Tensor, cast: Tensor) -> Pos
     busy = F.avg_pool2d((w * r**2).sum(1, keepdim=True), 3, 1, 1).flatten(1) > 0.004  # (T, cells)
     at = busy.flatten().nonzero()[:, 0]  # P places
     frame, row, column = at // busy.shape[1], at % busy.shape[1] // columns, at % columns
-    gains = torch.full((2, len(at), len(cast)), -torch.inf)
-    template = torch.zeros(2, len(at), len(cast), dtype=torch.long)
+    actor = (cast[:, None] * 2 + torch.arange(2)).flatten()  # a character and the way it faces
+    gains = torch.full((2, len(at), len(actor)), -torch.inf)
+    template = torch.zeros(2, len(at), len(actor), dtype=torch.long)
     start = 0
     for bank in _banks():
         reach = torch.arange(bank.side) - bank.side // 2 + margin
         patches = padded[frame[:, None, None], (row[:, None] + reach)[:, :, None], (column[:, None] + reach)[:, None]]
-        each = len(bank.poses.frame) // len(CAST)
-        chosen = (cast[:, None] * each + torch.arange(each)).flatten()
-        gain, best = (patches.flatten(1) @ bank.weights[:, chosen]).unflatten(1, (len(cast), each)).max(2)
+        each = len(bank.poses.frame) // (2 * len(CAST))
+        chosen = (actor[:, None] * each + torch.arange(each)).flatten()
+        gain, best = (patches.flatten(1) @ bank.weights[:, chosen]).unflatten(1, (len(actor), each)).max(2)
         slot = int(bank.turned)
-        template[slot] = torch.where(gain > gains[slot], best + cast * each + start, template[slot])
+        template[slot] = torch.where(gain > gains[slot], best + actor * each + start, template[slot])
         gains[slot] = torch.maximum(gain, gains[slot])
         start += len(bank.poses.frame)
-    gains, template = gains.transpose(0, 1).flatten(1), template.transpose(0, 1).flatten(1)  # (P, 2 * cast)
+    gains, template = gains.transpose(0, 1).flatten(1), template.transpose(0, 1).flatten(1)  # (P, 4 * cast)
     templates = Poses.cat([bank.poses for bank in _banks()])
     found = []
     for t, mine in enumerate(torch.arange(len(at)).split(busy.sum(1).tolist())):
