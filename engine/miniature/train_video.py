@@ -132,7 +132,7 @@ def cache_latents() -> tuple[torch.Tensor, torch.Tensor, list[dict[str, Any]]]:
     latents = torch.cat([p["latents"] for p in pieces])
     scale = float(1 / latents[:500].float().std())
     if abs(vae.config.scaling_factor - scale) > 1e-3 * scale:  # the pipeline's own way to know the latents' size
-        vae.register_to_config(scaling_factor=scale)
+        vae.register_to_config(scaling_factor=scale, _name_or_path="")
         vae.bfloat16().save_pretrained(VIDEO / "vae")
     return latents.mul_(scale), torch.cat([p["cells"] for p in pieces]), notes
 
