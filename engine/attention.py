@@ -24,7 +24,6 @@ def region_attention(
     Peak extra memory is one copy of the keys and values plus the text of the largest group; no (L, L) array exists.
     """
     text, width = regions.text_length, regions.text_tokens
-    visual = regions.grid.size
     q_text, q_visual = q_BHLD[:, :, :text], q_BHLD[:, :, text:].index_select(2, regions.order)
     keys, values = _Buffer(k_BHLD, regions), _Buffer(v_BHLD, regions)
     by_group = [
@@ -38,7 +37,6 @@ def region_attention(
         k = torch.cat([k_BHLD[:, :, own], k_BHLD[:, :, text:].index_select(2, listeners)], 2)
         v = torch.cat([v_BHLD[:, :, own], v_BHLD[:, :, text:].index_select(2, listeners)], 2)
         out_text.append(F.scaled_dot_product_attention(q_text[:, :, own], k, v))
-    assert out_visual.shape[2] == visual
     return torch.cat([*out_text, out_visual], 2)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -123,7 +122,3 @@ def load_bundle(name: str) -> Bundle:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
         why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error).splitlines()[0]
         raise InputError(f"{file}: {why}") from None
-
-
-def built_in_models() -> Sequence[str]:
-    return tuple(BUILT_IN)
