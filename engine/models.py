@@ -25,6 +25,45 @@ class Words(BaseModel):
     characters: tuple[str, ...]
     motions: tuple[str, ...]
     stages: tuple[str, ...]
+    library_motions: tuple[str, ...] = ()  # not known, but its library has clips to learn them from
+
+
+class PlannerModel(BaseModel):
+    """The language model that plans. `model` is a folder beside bundle.yaml, a name on the hub, or `package:NAME`, a
+    GGUF file inside an installed Python package; `adapter` a LoRA beside bundle.yaml in peft's format."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    adapter: str | None = None
+    max_model_len: Annotated[int, Field(ge=512)] = 2048
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+
+
+class LibraryOf(BaseModel):
+    """Where motions are looked up. `scorers`: a folder beside bundle.yaml with `clip` and `xclip` in transformers'
+    folder format, or None to rank by words alone. `clips`: `module:function` that yields the first captioned clips of
+    a library that is empty, or None for one that users fill."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scorers: str | None = None
+    clips: str | None = None
+    query: str = "a person is {motion}"  # BM25's and the scorers' question (paper, section 3.2)
+
+
+class PriorSettings(BaseModel):
+    """How a LoRA is learned (method: 500 steps, rank 32, lr 5e-4, batch 1 for CogVideoX)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: Annotated[int, Field(ge=1, le=256)] = 32
+    steps: Annotated[int, Field(ge=1, le=100_000)] = 500
+    subject_steps: Annotated[int, Field(ge=1, le=100_000)] = 160
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    batch: Annotated[int, Field(ge=1)] = 1
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
 class Memory(BaseModel):
@@ -59,6 +98,9 @@ class Bundle(BaseModel):
     view_scale: Annotated[int, Field(ge=1)] = 1
     memory_gb: Memory
     words: Words | None = None
+    planner: PlannerModel | None = None
+    library: LibraryOf = LibraryOf()
+    priors: PriorSettings = PriorSettings()
 
     @property
     def video_path(self) -> str:
@@ -69,7 +111,7 @@ class Bundle(BaseModel):
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the bundle's own settings and, for a local model, every file of it."""
-        digest = hashlib.sha256(self.model_dump_json(exclude={"license", "memory_gb", "words"}).encode())
+        digest = hashlib.sha256(self.model_dump_json(exclude={"license", "memory_gb", "words", "planner", "library", "priors"}).encode())
         folder = Path(self.video_path)
         for file in sorted(f for f in folder.rglob("*") if f.is_file()) if folder.is_dir() else ():
             digest.update(f"{file.relative_to(folder)}\0".encode())

@@ -32,7 +32,7 @@ class TrainingSettings:
     seed: int = 0
 
 
-VAE_TRAINING = TrainingSettings(minutes=42, lr=2e-3, batch=2, ema=0.995)
-VIDEO_TRAINING = TrainingSettings(minutes=86, lr=1.2e-3, batch=8, ema=0.998, seed=1)
+VAE_TRAINING = TrainingSettings(minutes=75, lr=2e-3, batch=2, ema=0.995)
+VIDEO_TRAINING = TrainingSettings(minutes=138, lr=1.2e-3, batch=8, ema=0.998, seed=1)
 MAX_CONDITIONS = 4  # of a training sample; each is TEXT_TOKENS long
 CACHED_CLIPS = 4000  # clips whose latents the video model is trained on

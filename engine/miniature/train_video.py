@@ -1,6 +1,6 @@
 """Trains the miniature's text encoder and transformer: `python -m engine.miniature.train_video`. Resumable.
 
-Two steps of three give each actor's caption its box and the stage's words the rest, as SR3AI does at inference; the
+Four steps of five give each actor's caption its box and the stage's words the rest, as SR3AI does at inference; the
 others give one caption for everything, as CogVideoX was trained.
 """
 
@@ -175,7 +175,7 @@ def main() -> None:
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
         rng, batch = np.random.default_rng((VIDEO_TRAINING.seed, 13, step)), VIDEO_TRAINING.batch
         torch.manual_seed(step)
-        regions = step % 3 != 0
+        regions = step % 5 != 0
         pick = rng.choice(few if regions else len(notes), batch, replace=False)
         make = region_conditions if regions else plain_conditions
         conditions = [make(rng, notes[i], GRID) for i in pick]

@@ -1,0 +1,41 @@
+"""Process groups that live as long as one job: made, used and dropped, any number of times in the same processes.
+
+`deepspeed.comm` makes all of them, scenes' as well as priors', since its state outlives torch.distributed's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+
+TIMEOUT = timedelta(seconds=60)  # of any exchange; a member that is gone is noticed after so long
+
+
+@contextmanager
+def process_group(rank: int, world_size: int, address: str, device: str = "cpu") -> Iterator[None]:
+    """Within the block this process is `rank` of `world_size`; rank 0 listens at `address` ("host:port").
+
+    gloo on CPUs, NCCL on GPUs. It can be entered again after it was left, with any number of members.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", "cpu" if device == "cpu" else "cuda")
+    import deepspeed.comm as ds
+    from deepspeed.comm import comm
+
+    host, port = address.rsplit(":", 1)
+    os.environ |= {
+        "MASTER_ADDR": host, "MASTER_PORT": port, "RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": "0",
+    }  # fmt: skip
+    ds.init_distributed(
+        dist_backend="gloo" if device == "cpu" else "nccl", init_method=f"tcp://{address}", rank=rank,
+        world_size=world_size, timeout=TIMEOUT, auto_mpi_discovery=False, verbose=False, dist_init_required=True,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        if torch.distributed.is_initialized():
+            ds.destroy_process_group()
+        comm.cdb = None  # else the next group would be taken for this one
