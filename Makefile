@@ -9,10 +9,11 @@ TORCH_INDEX ?=
 INSTALL = PYTHON='$(PYTHON)' VENV='$(VENV)' TORCH_INDEX='$(TORCH_INDEX)' bash requirements/install.sh
 BIN = $(VENV)/bin
 
-.PHONY: help check install install-test film test test-long lint lock clean
+.PHONY: help check install install-test film serve test test-long lint lock clean
 
 help:
-	@echo "make film       install what is needed, render the example, and say where the film lies"
+	@echo "make film       install what is needed, make a film of the example story, and say where it lies"
+	@echo "make serve      install what is needed and serve films over HTTP at http://127.0.0.1:8000/v1/videos"
 	@echo "make test       install what tests need, then lint, check types and run the tests"
 	@echo "make test-long  the same tests and those of full size"
 	@echo "make lint       ruff, import-linter and mypy alone"
@@ -32,7 +33,10 @@ install-test:
 	@$(INSTALL) cpu test
 
 film: install
-	@$(BIN)/dreamrunner render examples/the-fox-and-the-robot.plan.yaml
+	@$(BIN)/dreamrunner render examples/the-fox-and-the-robot.txt
+
+serve: install
+	@$(BIN)/dreamrunner serve
 
 lint: install-test
 	$(BIN)/ruff check .

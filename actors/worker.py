@@ -1,32 +1,33 @@
-"""A worker: one resident video model on one GPU (or one CPU slot), which renders scenes."""
+"""A worker: one resident video model on one GPU (or one CPU slot), which learns priors and renders scenes."""
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import ray
 
-from engine.models import load_bundle
+from engine.models import PriorSettings, load_bundle
 from engine.plan import Scene
 from engine.settings import ExecutionPlan, RenderSettings
 
 if TYPE_CHECKING:
+    from engine.priors import TrainingClip
+    from engine.render import Bound
     from engine.video_model import VideoModel
 
 NICENESS = 10  # so that HTTP and the studio stay quick beside busy CPU workers
 
 
-class SceneTask(Protocol):
-    """What a worker reads of a scene job."""
+class WorkerTask(Protocol):
+    """What a worker reads of any job."""
 
     @property
-    def scene(self) -> Scene: ...
-    @property
     def seed(self) -> int: ...
-    @property
-    def settings(self) -> RenderSettings: ...
     @property
     def execution(self) -> ExecutionPlan: ...
     @property
@@ -35,10 +36,37 @@ class SceneTask(Protocol):
     def fingerprint(self) -> str: ...
 
 
-class Delivery(Protocol):
-    """How a worker reports and hands over; the studio gives one with each job, so workers know no store."""
+class SceneTask(WorkerTask, Protocol):
+    @property
+    def scene(self) -> Scene: ...
+    @property
+    def settings(self) -> RenderSettings: ...
+    @property
+    def priors(self) -> Sequence[Bound]: ...
 
-    def report(self, step: int) -> None: ...
+
+class PriorTask(WorkerTask, Protocol):
+    @property
+    def of(self) -> Literal["motion", "subject"]: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def phrase(self) -> str: ...
+    @property
+    def clips(self) -> str: ...
+    @property
+    def images(self) -> tuple[str, ...]: ...
+    @property
+    def settings(self) -> PriorSettings: ...
+
+
+class Delivery(Protocol):
+    """How a worker gets its inputs, reports and hands over; the studio gives one with each job, so workers know no
+    store."""
+
+    def report(self, done: int, total: int) -> None: ...
+    def fetch(self, result: tuple[str, str]) -> dict[str, bytes]: ...
+    def image(self, sha256: str) -> bytes: ...
     def put(self, files: dict[str, bytes], notes: dict[str, Any]) -> None: ...
 
 
@@ -57,35 +85,58 @@ class Worker:
         """The process id, once the worker runs."""
         return os.getpid()
 
-    def render(self, job: SceneTask, delivery: Delivery) -> None:
-        """Makes one scene and hands over latents.safetensors and clip.mp4, with notes on how they came about."""
+    def address(self) -> str:
+        """Where this worker can listen for the others of a scene: host:port, free just now."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return f"{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
+
+    def render(self, job: SceneTask, delivery: Delivery, rank: int = 0, address: str = "") -> None:
+        """Makes one scene, as member `rank` of its workers. Member 0 hands over latents.safetensors and clip.mp4, with
+        notes on how they came about."""
         import torch
         from safetensors.torch import save
 
-        from engine.scene import denoise
-        from engine.video import encode_video
+        from engine.render import render_clip
 
         torch.set_num_threads(job.execution.threads)
         began = time.perf_counter()
         model = self._resident(job)
-        loaded = time.perf_counter()
-        for state in denoise(model, job.scene, job.seed, job.settings):
-            delivery.report(state.step)
-        denoised = time.perf_counter()
-        frames = model.decode(state.latents).numpy()
-        clip = encode_video(frames, model.bundle.fps, model.bundle.view_scale)
-        seconds = {
-            "loading": loaded - began,
-            "denoising": denoised - loaded,
-            "decoding": time.perf_counter() - denoised,
-        }
+        loading = time.perf_counter() - began
+        made = render_clip(
+            model, job.scene, job.seed, job.settings, job.execution, job.priors,
+            lambda key: delivery.fetch(("prior", key))["prior.safetensors"], delivery.report, rank, address,
+        )  # fmt: skip
+        if made is None:
+            return
+        seconds = {"loading": loading, **made.seconds}
         notes = {
             "model": model.bundle.name, "seed": job.seed, **job.settings.model_dump(), **job.execution.model_dump(),
-            "seconds": {part: round(s, 2) for part, s in seconds.items()},
+            "priors": [use.name for use in job.priors], "seconds": {part: round(s, 2) for part, s in seconds.items()},
         }  # fmt: skip
-        delivery.put({"latents.safetensors": save({"latents": state.latents.float().cpu()}), "clip.mp4": clip}, notes)
+        delivery.put({"latents.safetensors": save({"latents": made.latents}), "clip.mp4": made.clip}, notes)
 
-    def _resident(self, job: SceneTask) -> VideoModel:
+    def learn(self, job: PriorTask, delivery: Delivery) -> None:
+        """Learns one prior and hands over prior.safetensors (stock diffusers' LoRA format) and card.json."""
+        import torch
+
+        from engine.adapters import region_loras
+        from engine.priors import learn_motion, learn_subject
+        from engine.story import read_image
+
+        torch.set_num_threads(job.execution.threads)
+        model = self._resident(job)
+        with region_loras(model.transformer, {}):  # LoRAs of earlier scenes are resident: none of them may act
+            if job.of == "motion":
+                clips = training_clips(delivery.fetch(("clips", job.clips)))
+                prior = learn_motion(model, clips, job.settings, job.seed, delivery.report)
+            else:
+                images = [read_image(delivery.image(sha256)) for sha256 in job.images]
+                prior = learn_subject(model, images, job.phrase, job.settings, job.seed, delivery.report)
+        card = {"name": job.name, **prior.card}
+        delivery.put({"prior.safetensors": prior.weights, "card.json": json.dumps(card).encode()}, {"of": job.of})
+
+    def _resident(self, job: WorkerTask) -> VideoModel:
         """The job's model in the job's dtype, loaded unless it is the one already here."""
         from engine.video_model import VideoModel
 
@@ -97,3 +148,15 @@ class Worker:
                 raise RuntimeError(f"the model {job.model} on this machine is not the one the film was asked for")
             self.model, self.holds = VideoModel(bundle, self.device, job.execution.dtype), wanted
         return self.model
+
+
+def training_clips(files: dict[str, bytes]) -> list[TrainingClip]:
+    """What the index found: the clips named in retrieval.json, with their captions."""
+    from engine.library import Retrieval
+    from engine.priors import TrainingClip
+    from engine.video import read_video
+
+    found = Retrieval.model_validate_json(files["retrieval.json"])
+    videos = [files[name] for name in sorted(files) if name.endswith(".mp4")]
+    chosen = zip(found.selected, videos, strict=True)
+    return [TrainingClip(hit.id, hit.caption, read_video(video)[0]) for hit, video in chosen]

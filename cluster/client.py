@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
+from actors.planner import Planner
 
-from cluster.films import FilmRequest
+from cluster.delivery import Delivery
+from cluster.films import FilmRequest, PlanJob
 from cluster.local import gpus, ray_cluster
 from cluster.store import Store
 from cluster.studio import open_studio
@@ -35,20 +37,41 @@ def render_films(
             raise InputError("the film was asked for on GPUs, but the cluster has none")
         studio = open_studio(store, device)
         try:
-            keys = [_get(studio.submit.remote(request, workers)) for request in requests]
-            while True:
-                states = _get(studio.status.remote(keys))
-                watch(states)
-                if all(state["state"] != "running" for state in states):
-                    break
-                time.sleep(POLL_S)
+            make_films(studio, requests, workers, watch)
         finally:
             if address is None:  # our own Ray ends with us; its studio must not keep the storage
-                _get(studio.close.remote())
-                ray.kill(studio)
+                close_studio(studio)
+
+
+def make_films(studio: Any, requests: Sequence[FilmRequest], workers: int, watch: Watch) -> None:
+    """The same by a studio that is there and stays."""
+    keys = [_get(studio.submit.remote(request, workers)) for request in requests]
+    while True:
+        states = _get(studio.status.remote(keys))
+        watch(states)
+        if all(state["state"] != "running" for state in states):
+            break
+        time.sleep(POLL_S)
     failed = [state["error"] for state in states if state["state"] == "failed"]
     if failed:
         raise FilmFailed("; ".join(failed))
+
+
+def close_studio(studio: Any) -> None:
+    """Ends a studio and all its actors; what is finished stays in the store."""
+    _get(studio.close.remote())
+    ray.kill(studio)
+
+
+def plan_story(store: Store, job: PlanJob, address: str | None) -> None:
+    """Has a story planned by a planner of our own, which ends with it. Raises InputError when it cannot be."""
+    with ray_cluster(address, 1):
+        planner = Planner.remote()  # type: ignore[attr-defined]
+        try:
+            _get(planner.plan.remote(job, Delivery(store, None, job)))
+            ray.get(planner.close.remote())
+        finally:
+            ray.kill(planner)
 
 
 def _get(reference: ray.ObjectRef) -> Any:

@@ -1,27 +1,154 @@
-"""A film as a graph of jobs, each named by the content key of its result. Pure: no Ray, no torch."""
+"""A film as a graph of jobs, each named by the content key of its result: plan -> clips -> priors -> scenes -> film.
+
+Pure: no Ray, no torch. What a film needs is known as soon as its plan is; what can start is a question to the store.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.store import Store, content_key
-from engine.plan import Plan, Scene
+from engine.models import Bundle, PriorSettings
+from engine.plan import NONE, Character, Plan, Scene, parse_plan
 from engine.settings import FILM_REVISION, SCENE_REVISION, ExecutionPlan, RenderSettings
+from engine.story import Story
+
+PLAN_REVISION = 1
+CLIPS_REVISION = 1
+PRIOR_REVISION = 1
+
+Result = tuple[str, str]  # kind, key: where the store has it
 
 
-class SceneJob(BaseModel):
-    """Everything a worker needs to make one scene. `model` is a bundle's name or folder, `fingerprint` its content."""
+class Job(BaseModel):
+    """One result to be made. `model` is a bundle's name or folder, `fingerprint` its content."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    kind: ClassVar[str]
+    model: str
+    fingerprint: str
+
+    @property
+    def key(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def label(self) -> str:
+        """What people call it."""
+        raise NotImplementedError
+
+    @property
+    def needs(self) -> tuple[Result, ...]:
+        """Results that must be in the store before it starts."""
+        return ()
+
+    @property
+    def workers(self) -> int:
+        """How many GPU workers it takes; 0 for those that have a host of their own."""
+        return 1
+
+    @property
+    def result(self) -> Result:
+        return self.kind, self.key
+
+
+class PlanJob(Job):
+    """A story's plan, by the language model."""
+
+    kind: ClassVar[str] = "plan"
+    story: Story
+    seed: int
+
+    @cached_property
+    def key(self) -> str:
+        return content_key("plan", PLAN_REVISION, story=self.story, fingerprint=self.fingerprint, seed=self.seed)
+
+    @property
+    def label(self) -> str:
+        return "plan"
+
+    @property
+    def workers(self) -> int:
+        return 0
+
+
+class ClipsJob(Job):
+    """The clips that show a motion, from the library. `version` changes when somebody adds to it."""
+
+    kind: ClassVar[str] = "clips"
+    motion: str
+    library: str
+    version: str
+
+    @cached_property
+    def key(self) -> str:
+        return content_key(
+            "clips", CLIPS_REVISION, motion=self.motion, fingerprint=self.fingerprint, version=self.version
+        )
+
+    @property
+    def label(self) -> str:
+        return self.motion
+
+    @property
+    def workers(self) -> int:
+        return 0
+
+
+class PriorJob(Job):
+    """A LoRA: of a motion, from the clips that `clips` found, or of a character, from images (sha256)."""
+
+    kind: ClassVar[str] = "prior"
+    of: Literal["motion", "subject"]
+    name: str
+    phrase: str
+    clips: str = ""
+    images: tuple[str, ...] = ()
+    settings: PriorSettings
+    seed: int
+    execution: ExecutionPlan
+
+    @cached_property
+    def key(self) -> str:
+        return content_key(
+            "prior", PRIOR_REVISION, of=self.of, phrase=self.phrase, clips=self.clips, images=list(self.images),
+            settings=self.settings, seed=self.seed, execution=self.execution, fingerprint=self.fingerprint,
+        )  # fmt: skip
+
+    @property
+    def label(self) -> str:
+        return self.name
+
+    @property
+    def needs(self) -> tuple[Result, ...]:
+        return (("clips", self.clips),) if self.clips else ()
+
+
+class PriorUse(BaseModel):
+    """A LoRA in a scene: it acts on the regions whose motion (or entity) is `name`, never by searching in captions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    of: Literal["motion", "subject"]
+    name: str
+    key: str
+
+
+class SceneJob(Job):
+    """One scene's latents and clip."""
+
+    kind: ClassVar[str] = "scene"
     scene: Scene
     seed: int
     settings: RenderSettings
     execution: ExecutionPlan
-    model: str
-    fingerprint: str
+    priors: tuple[PriorUse, ...] = ()
 
     @cached_property
     def key(self) -> str:
@@ -29,33 +156,157 @@ class SceneJob(BaseModel):
         return content_key(
             "scene", SCENE_REVISION, scene=self.scene.model_dump(mode="json", exclude={"narration"}), seed=self.seed,
             settings=self.settings, execution=self.execution, fingerprint=self.fingerprint,
+            priors=[use.model_dump() for use in self.priors],
         )  # fmt: skip
+
+    @property
+    def label(self) -> str:
+        return self.scene.id
+
+    @property
+    def needs(self) -> tuple[Result, ...]:
+        return tuple(("prior", use.key) for use in self.priors)
+
+    @property
+    def workers(self) -> int:
+        return self.execution.world_size
+
+
+@dataclass(frozen=True, eq=False)
+class Film:
+    """A planned film: all its jobs, and the key of what they make together."""
+
+    plan: Plan
+    clips: tuple[ClipsJob, ...]
+    priors: tuple[PriorJob, ...]
+    scenes: tuple[SceneJob, ...]
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """In the order in which they are worth starting."""
+        return *self.clips, *self.priors, *self.scenes
+
+    @cached_property
+    def key(self) -> str:
+        told = [scene.narration for scene in self.plan.scenes]
+        return content_key("film", FILM_REVISION, scenes=[job.key for job in self.scenes], narration=told)
 
 
 class FilmRequest(BaseModel):
-    """What a user asks for: a plan with all that decides how it is rendered."""
+    """What a user asks for: a story, or its plan, with all that decides how it is rendered. `known_motions` need no
+    prior; None: every motion gets one. `library_version`: see ClipsJob."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    plan: Plan
+    story: Story | None = None
+    plan: Plan | None = None
     seed: int = Field(ge=0, lt=2**63)
     settings: RenderSettings
     execution: ExecutionPlan
     model: str
     fingerprint: str
+    planner_fingerprint: str = ""
+    known_motions: tuple[str, ...] | None = None
+    prior_settings: PriorSettings = PriorSettings()
+    learn: bool = True
+    library: str = ""
+    library_version: str = ""
 
-    @cached_property
-    def jobs(self) -> tuple[SceneJob, ...]:
-        """One job per scene, in the film's order."""
-        shared = self.model_dump(exclude={"plan"})
-        return tuple(SceneJob(scene=scene, **shared) for scene in self.plan.scenes)
+    @model_validator(mode="after")
+    def _one_of_both(self) -> FilmRequest:
+        if (self.story is None) == (self.plan is None):
+            raise ValueError("a film is asked for by a story or by a plan, one of both")
+        return self
 
     @cached_property
     def key(self) -> str:
-        """The film's content key: its scenes' keys in order."""
-        return content_key("film", FILM_REVISION, scenes=[job.key for job in self.jobs])
+        """The request's own name, in the journal and for clients. Where things lie is no part of it."""
+        return content_key("request", FILM_REVISION, asked=self.model_dump(mode="json", exclude={"model", "library"}))
 
-    def finished(self, store: Store) -> bool:
-        """Whether the film and all its scenes are in the store."""
-        wanted = [("film", self.key), *(("scene", job.key) for job in self.jobs)]
-        return all(store.record(kind, key) is not None for kind, key in wanted)
+    @cached_property
+    def plan_job(self) -> PlanJob | None:
+        if self.story is None:
+            return None
+        return PlanJob(story=self.story, seed=self.seed, model=self.model, fingerprint=self.planner_fingerprint)
+
+    def stored_plan(self, store: Store) -> Plan | None:
+        """The plan, given or made; None while it is not made yet."""
+        if self.plan_job is None:
+            return self.plan
+        if store.record(*self.plan_job.result) is None:
+            return None
+        plan = parse_plan(store.get(*self.plan_job.result, "plan.yaml").decode(), "the story's plan")
+        assert self.story
+        return plan.model_copy(update={"characters": story_characters(self.story)})
+
+    def film(self, plan: Plan) -> Film:
+        """All jobs of the film, once its plan is there."""
+        shared: dict[str, Any] = {"model": self.model, "fingerprint": self.fingerprint}
+        alone = self.execution.model_copy(update={"guidance_degree": 1, "ulysses_degree": 1})
+        learned: dict[str, Any] = {**shared, "settings": self.prior_settings, "seed": self.seed, "execution": alone}
+        regions = [region for scene in plan.scenes for region in scene.regions]
+        motions = dict.fromkeys(r.motion for r in regions if r.motion != NONE)
+        unknown = [m for m in motions if self.known_motions is None or m not in self.known_motions]
+        clips: list[ClipsJob] = []
+        priors: list[PriorJob] = []
+        for motion in unknown if self.learn else ():
+            found = ClipsJob(motion=motion, library=self.library, version=self.library_version, **shared)
+            clips.append(found)
+            priors.append(PriorJob(of="motion", name=motion, phrase=motion, clips=found.key, **learned))
+        entities = {region.entity for region in regions}
+        for name, character in plan.characters.items() if self.learn else ():
+            if name in entities:
+                priors.append(
+                    PriorJob(of="subject", name=name, phrase=character.phrase, images=character.images, **learned)
+                )
+        uses = {(p.of, p.name): PriorUse(of=p.of, name=p.name, key=p.key) for p in priors}
+
+        def scene_job(scene: Scene) -> SceneJob:
+            wanted = [("motion", r.motion) for r in scene.regions] + [("subject", r.entity) for r in scene.regions]
+            mine = tuple(uses[w] for w in dict.fromkeys(wanted) if w in uses)
+            execution = self.execution
+            return SceneJob(
+                scene=scene, seed=self.seed, settings=self.settings, execution=execution, priors=mine, **shared
+            )
+
+        return Film(plan, tuple(clips), tuple(priors), tuple(scene_job(scene) for scene in plan.scenes))
+
+    def finished(self, store: Store) -> Film | None:
+        """The film, when it and all its scenes are in the store."""
+        plan = self.stored_plan(store)
+        if plan is None:
+            return None
+        film = self.film(plan)
+        wanted = [("film", film.key), *(job.result for job in film.scenes)]
+        return film if all(store.record(*result) is not None for result in wanted) else None
+
+
+def story_characters(story: Story) -> dict[str, Character]:
+    """The story's given characters as a plan's: the k-th is "[vk] name" in captions."""
+    return {
+        name: Character(phrase=f"[v{number}] {name}", images=images)
+        for number, (name, images) in enumerate(story.characters.items(), 1)
+    }
+
+
+def input_name(sha256: str) -> str:
+    """Where the store keeps a reference image."""
+    return f"inputs/{sha256}"
+
+
+def keep_image(store: Store, data: bytes) -> str:
+    """Puts a reference image into the store; returns its sha256."""
+    digest = hashlib.sha256(data).hexdigest()
+    store.write_new(input_name(digest), data)
+    return digest
+
+
+def request_of(bundle: Bundle, model: str, storage: Store, **values: Any) -> FilmRequest:
+    """A request for a bundle's model on a storage; `values` are the request's own fields."""
+    library = f"{storage.url}/library/{bundle.name}"
+    version = storage.read(f"library/{bundle.name}.version") or b""
+    return FilmRequest(
+        model=model, fingerprint=bundle.fingerprint, planner_fingerprint=bundle.planner_fingerprint,
+        known_motions=bundle.words.motions if bundle.words else None, prior_settings=bundle.priors,
+        library=library, library_version=version.decode(), **values,
+    )  # fmt: skip

@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import time
-import uuid
 from typing import Any
 
 import ray
 from pydantic import BaseModel
 
-from actors.worker import Worker
-from cluster.films import FilmRequest, SceneJob
+from cluster.delivery import Delivery
+from cluster.films import Film, FilmRequest, Job
 from cluster.lease import RENEW_S, Lease
-from cluster.local import NAMESPACE, SLOT
+from cluster.local import NAMESPACE
+from cluster.pool import Pool
 from cluster.schedule import Waiting, assign
 from cluster.store import DamagedResult, Store
 from engine.errors import InputError
 from engine.video import join_videos
 
-PLACEMENT_S = 60.0  # a worker that cannot be placed for so long is an error
 ATTEMPTS = 3  # of one job, each lost with its worker or failed by itself
 JOURNAL = "journal/films"
+HOSTS = {"plan": "planner", "clips": "index"}  # kinds of job that go to a host of their own
 
 
 class AskedFor(BaseModel):
@@ -38,36 +37,22 @@ class AskedFor(BaseModel):
     time: float
 
 
-class SceneDelivery:
-    """Given to a worker with a scene job: where progress and the result go."""
-
-    def __init__(self, store: Store, studio: Any, key: str) -> None:
-        self.store, self.studio, self.key = store, studio, key
-
-    def report(self, step: int) -> None:
-        self.studio.progress.remote(self.key, step)
-
-    def put(self, files: dict[str, bytes], notes: dict[str, Any]) -> None:
-        self.store.put("scene", self.key, files, notes)
-
-
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Studio:
     """`submit`, `status` and `close` are for clients, `progress` for workers; the rest happens in `_run`."""
 
     def __init__(self, storage: str, device: str) -> None:
-        self.store, self.device = Store(storage), device
+        self.store, self.pool = Store(storage), Pool(device)
         context = ray.get_runtime_context()
         self.me = context.current_actor
         self.lease = Lease(self.store, context.get_actor_id())
-        self.films: dict[str, FilmRequest] = {}  # by key, in the order of arrival
-        self.errors: dict[str, str] = {}  # film key -> why it stopped
-        self.steps: dict[str, int] = {}  # scene key -> denoising steps done
+        self.requests: dict[str, FilmRequest] = {}  # by key, in the order of arrival
+        self.films: dict[str, Film] = {}  # request key -> the film, once it is planned
+        self.errors: dict[str, str] = {}  # request key -> why it stopped
+        self.steps: dict[str, tuple[int, int]] = {}  # job key -> steps done, of how many
         self.attempts: dict[str, int] = {}
-        self.workers: dict[str, Any] = {}
-        self.resident: dict[str, str | None] = {}  # worker -> the model it holds
-        self.running: dict[asyncio.Task[None], tuple[str, str]] = {}  # task -> scene key, worker
-        self.done: set[str] = set()  # keys of scenes and films in the store
+        self.running: dict[asyncio.Task[None], tuple[str, tuple[str, ...]]] = {}  # task -> job key, workers
+        self.done: set[tuple[str, str]] = set()  # results that are in the store
         self.wake = asyncio.Event()
         self.loop: asyncio.Task[None] | None = None
 
@@ -82,50 +67,57 @@ class Studio:
                 AskedFor.model_validate_json(self.store.read(f"{JOURNAL}/{n}") or b"") for n in self.store.list(JOURNAL)
             ]
             for entry in sorted(asked, key=lambda entry: entry.time):
-                self.films[entry.request.key] = entry.request
-            await self._grow(max((entry.workers for entry in asked), default=0))
+                self.requests[entry.request.key] = entry.request
+            await self.pool.grow(max((entry.workers for entry in asked), default=0))
             self.wake.set()
 
     async def submit(self, request: FilmRequest, workers: int) -> str:
         """Takes a film on (again), with at least `workers` workers; returns its key."""
         await self.open()
         key = request.key
-        if self.store.record("film", key) is None:
+        if request.finished(self.store) is None:
             entry = AskedFor(request=request, workers=workers, time=time.time())
             self.store.write_new(f"{JOURNAL}/{key}.json", entry.model_dump_json().encode())
-        self.films[key] = request
+        self.requests[key] = request
         self.errors.pop(key, None)
-        for job in request.jobs:
-            self.attempts.pop(job.key, None)
-        self.done.difference_update({key, *(job.key for job in request.jobs)})  # the store is asked again
-        await self._grow(workers)
+        if film := self.films.pop(key, None):  # the store is asked again, and so is every job
+            self.done.difference_update({("film", film.key), *(job.result for job in film.jobs)})
+            for job in film.jobs:
+                self.attempts.pop(job.key, None)
+        await self.pool.grow(workers)
         self.wake.set()
         return key
 
     async def status(self, keys: list[str]) -> list[dict[str, Any]]:
-        """For each film: state (running, done, failed, unknown), error, and for each scene its state and steps."""
+        """For each film: state (running, done, failed, unknown), error, and its jobs (kind, id, state, step, total)."""
         await self.open()
-        return [self._film_status(key) for key in keys]
+        return [self._status(key) for key in keys]
 
-    def _film_status(self, key: str) -> dict[str, Any]:
-        film, busy = self.films.get(key), {scene for scene, _ in self.running.values()}
-        if film is None:
-            return {"state": "done" if self.store.record("film", key) else "unknown", "scenes": []}
-        scenes = []
-        for job in film.jobs:
-            state = "done" if job.key in self.done else "running" if job.key in busy else "waiting"
-            scenes.append({"id": job.scene.id, "state": state, "step": self.steps.get(job.key, 0)})
-        state = "failed" if key in self.errors else "done" if key in self.done else "running"
-        return {"state": state, "error": self.errors.get(key), "scenes": scenes}
+    def _status(self, key: str) -> dict[str, Any]:
+        request, film = self.requests.get(key), self.films.get(key)
+        if request is None:
+            return {"state": "unknown", "error": None, "jobs": []}
+        jobs: list[Job] = [request.plan_job] if request.plan_job else []
+        state = "failed" if key in self.errors else "done" if film and ("film", film.key) in self.done else "running"
+        seen = [self._job_status(job) for job in (*jobs, *(film.jobs if film else ()))]
+        return {"state": state, "error": self.errors.get(key), "jobs": seen}
 
-    async def progress(self, scene_key: str, step: int) -> None:
-        self.steps[scene_key] = step
+    def _job_status(self, job: Job) -> dict[str, Any]:
+        busy = any(job.key == key for key, _ in self.running.values())
+        step, total = self.steps.get(job.key, (0, 0))
+        state = "done" if job.result in self.done else "running" if busy else "waiting"
+        return {"kind": job.kind, "id": job.label, "state": state, "step": step, "total": total}
+
+    async def progress(self, job_key: str, step: int, total: int) -> None:
+        self.steps[job_key] = step, total
 
     async def close(self) -> None:
         """Gives the storage back and forgets what is unfinished, whose askers are gone; the caller ends the actor."""
         if self.loop:
             self.loop.cancel()
-        for key in self.films:
+        for kind in list(self.pool.hosts):
+            await self.pool.end(kind)
+        for key in self.requests:
             self.store.delete(f"{JOURNAL}/{key}.json")
         self.lease.release()
 
@@ -134,13 +126,9 @@ class Studio:
     async def _run(self) -> None:
         renewed = time.monotonic()
         while True:
-            waiting = self._waiting()
-            idle = {w: m for w, m in self.resident.items() if w not in {name for _, name in self.running.values()}}
-            for key, worker in assign([w for w, _ in waiting], idle, self._under_way()):
-                job = next(job for w, job in waiting if w.key == key)
-                task = asyncio.create_task(self._render(job, worker))
-                self.running[task] = (key, worker)
+            self._plan_films()
             await self._finish_films()
+            await self._start_jobs()
             if time.monotonic() - renewed > RENEW_S:
                 self.lease.renew()
                 renewed = time.monotonic()
@@ -150,97 +138,134 @@ class Studio:
             self.wake.clear()
             self.running = {task: what for task, what in self.running.items() if not task.done()}
 
-    def _open_films(self) -> list[FilmRequest]:
-        return [f for key, f in self.films.items() if key not in self.errors and key not in self.done]
+    async def _start_jobs(self) -> None:
+        """Gives every job that can start to its host, or to workers that are free."""
+        ready = self._ready()
+        for job in {job.key: job for _, job in ready if job.kind in HOSTS}.values():
+            self._start(job, ())
+        if not any(kind == "plan" for kind, _ in self._kinds()):
+            await self.pool.end("planner")  # it needs much memory, and planning is done
+        busy = {name for _, names in self.running.values() for name in names}
+        idle = {worker: model for worker, model in self.pool.resident.items() if worker not in busy}
+        waiting = [Waiting(job.key, film, job.fingerprint, job.workers) for film, job in ready if job.kind not in HOSTS]
+        jobs = {job.key: job for _, job in ready}
+        for key, workers in assign(waiting, idle, self._under_way()):
+            self._start(jobs[key], workers)
 
-    def _waiting(self) -> list[tuple[Waiting, SceneJob]]:
-        """Jobs of open films that are neither stored nor under way."""
-        busy, out = {scene for scene, _ in self.running.values()}, []
-        for number, film in enumerate(self._open_films()):
-            for job in film.jobs:
-                if job.key not in busy and not self._stored("scene", job.key):
-                    out.append((Waiting(job.key, number, job.fingerprint), job))
-        return out
+    def _start(self, job: Job, workers: tuple[str, ...]) -> None:
+        self.running[asyncio.create_task(self._attempt(job, workers))] = (job.key, workers)
+
+    def _kinds(self) -> list[tuple[str, str]]:
+        """(kind, key) of the open films' jobs that are not stored yet."""
+        return [job.result for request in self._open() for job in self._jobs(request) if not self._stored(job)]
+
+    def _open(self) -> list[FilmRequest]:
+        """Films that are neither whole nor given up."""
+        return [
+            request for key, request in self.requests.items()
+            if key not in self.errors and not ((film := self.films.get(key)) and ("film", film.key) in self.done)
+        ]  # fmt: skip
+
+    def _jobs(self, request: FilmRequest) -> tuple[Job, ...]:
+        """What is known of a film's jobs: its plan's alone, then all others."""
+        film = self.films.get(request.key)
+        return film.jobs if film else (request.plan_job,) if request.plan_job else ()
+
+    def _ready(self) -> list[tuple[int, Job]]:
+        """Jobs of open films that could start now, with the film's place in the order of arrival."""
+        busy = {key for key, _ in self.running.values()}
+        return [
+            (number, job) for number, request in enumerate(self._open()) for job in self._jobs(request)
+            if job.key not in busy and not self._stored(job) and all(self._has(*need) for need in job.needs)
+        ]  # fmt: skip
 
     def _under_way(self) -> dict[int, int]:
-        busy = {scene for scene, _ in self.running.values()}
-        return {n: sum(job.key in busy for job in film.jobs) for n, film in enumerate(self._open_films())}
+        busy = {key for key, names in self.running.values() if names}
+        return {n: sum(job.key in busy for job in self._jobs(request)) for n, request in enumerate(self._open())}
 
-    def _stored(self, kind: str, key: str) -> bool:
-        if key not in self.done and self.store.record(kind, key) is not None:
-            self.done.add(key)
-        return key in self.done
+    def _stored(self, job: Job) -> bool:
+        return self._has(*job.result)
 
-    async def _render(self, job: SceneJob, worker: str) -> None:
-        """One attempt at a scene. A lost worker costs an attempt; so does an error in the scene."""
-        self.steps[job.key] = 0
+    def _has(self, kind: str, key: str) -> bool:
+        if (kind, key) not in self.done and self.store.record(kind, key) is not None:
+            self.done.add((kind, key))
+        return (kind, key) in self.done
+
+    async def _attempt(self, job: Job, workers: tuple[str, ...]) -> None:
+        """One attempt at a job. A lost process costs an attempt; so does an error in the job."""
+        self.steps[job.key] = 0, 0
+        delivery = Delivery(self.store, self.me, job)
         try:
-            await self.workers[worker].render.remote(job, SceneDelivery(self.store, self.me, job.key))
-            self.resident[worker] = job.fingerprint
+            if job.kind == "plan":
+                await self.pool.host("planner").plan.remote(job, delivery)
+            elif job.kind == "clips":
+                await self.pool.host("index").retrieve.remote(job, delivery)
+            else:
+                await self._on_workers(job, workers, delivery)
         except Exception as error:
+            self._failed(job, error)
             lost = isinstance(error, ray.exceptions.RayActorError)
-            self.resident[worker] = None if lost else self.resident[worker]
-            self.attempts[job.key] = self.attempts.get(job.key, 0) + 1
-            if self.attempts[job.key] >= ATTEMPTS:
-                cause = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
-                why = f"scene {job.scene.id}: failed {ATTEMPTS} times: {cause}"
-                self.errors |= {
-                    key: why for key, film in self.films.items() if job in film.jobs and key not in self.done
-                }
-            if lost:
-                await self._await_worker(worker)
+            if lost and job.kind in HOSTS:
+                self.pool.hosts.pop(HOSTS[job.kind], None)
+            elif len(workers) > 1:  # the others of a lost worker's group may hang in an exchange
+                await self.pool.renew(workers)
+            elif lost:
+                await self.pool.renew_lost(workers[0])
+
+    async def _on_workers(self, job: Job, workers: tuple[str, ...], delivery: Delivery) -> None:
+        handles = [self.pool.workers[name] for name in workers]
+        if job.kind == "prior":
+            await handles[0].learn.remote(job, delivery)
+        else:
+            address = await handles[0].address.remote() if len(handles) > 1 else ""
+            await asyncio.gather(
+                *(handle.render.remote(job, delivery, rank, address) for rank, handle in enumerate(handles))
+            )
+        for name in workers:
+            self.pool.resident[name] = job.fingerprint
+
+    def _failed(self, job: Job, error: Exception) -> None:
+        """Counts the attempt; a job that is out of attempts, or was asked for wrongly, ends the films that need it."""
+        cause = getattr(error, "cause", None) or error
+        self.attempts[job.key] = self.attempts.get(job.key, 0) + 1
+        if self.attempts[job.key] < ATTEMPTS and not isinstance(cause, InputError):
+            return
+        how = f"failed {self.attempts[job.key]} times: " if not isinstance(cause, InputError) else ""
+        why = f"{job.kind} {job.label}: {how}{(str(cause).strip().splitlines() or [type(cause).__name__])[-1]}"
+        self.errors |= {r.key: why for r in self._open() if any(job.key == other.key for other in self._jobs(r))}
+
+    def _plan_films(self) -> None:
+        """Films whose plan is there now become graphs of jobs."""
+        for request in self._open():
+            if request.key in self.films or (request.plan_job and not self._stored(request.plan_job)):
+                continue
+            try:
+                if plan := request.stored_plan(self.store):
+                    self.films[request.key] = request.film(plan)
+            except DamagedResult:  # the store no longer counts it: it is made again
+                assert request.plan_job
+                self.done.discard(request.plan_job.result)
 
     async def _finish_films(self) -> None:
         """Joins the clips of films whose scenes are all there."""
-        for film in self._open_films():
-            if not all(self._stored("scene", job.key) for job in film.jobs):
+        for request in self._open():
+            film = self.films.get(request.key)
+            if film is None or not all(self._stored(job) for job in film.scenes):
                 continue
-            if not self._stored("film", film.key):
+            if not self._has("film", film.key):
                 try:
-                    clips = [self.store.get("scene", job.key, "clip.mp4") for job in film.jobs]
+                    clips = [self.store.get(*job.result, "clip.mp4") for job in film.scenes]
                 except (DamagedResult, KeyError):  # it is made again: the store no longer counts it
-                    self.done.difference_update(job.key for job in film.jobs)
+                    self.done.difference_update(job.result for job in film.scenes)
                     self.wake.set()
                     continue
-                data = await asyncio.to_thread(join_videos, clips)
-                notes = {"scenes": [job.key for job in film.jobs], "sha256": hashlib.sha256(data).hexdigest()}
-                self.store.put(
-                    "film", film.key, {"film.mp4": data, "request.json": film.model_dump_json().encode()}, notes
-                )
-                self.done.add(film.key)
-            self.store.delete(f"{JOURNAL}/{film.key}.json")
-
-    async def _grow(self, workers: int) -> None:
-        """Until the pool has this many workers."""
-        await asyncio.gather(*(self._new_worker() for _ in range(len(self.workers), workers)))
-
-    async def _new_worker(self) -> None:
-        name, gpus = f"worker-{uuid.uuid4().hex[:8]}", 1 if self.device == "cuda" else 0
-        options: dict[str, Any] = {"name": name, "resources": {SLOT: 1}, "num_gpus": gpus}
-        self.workers[name] = Worker.options(**options).remote(self.device)  # type: ignore[attr-defined]
-        try:
-            await self._await_worker(name)
-        except TimeoutError:
-            ray.kill(self.workers.pop(name))
-            there = {k: v for k, v in ray.cluster_resources().items() if k in (SLOT, "GPU", "CPU")}
-            asked = f"1 {SLOT}{' and 1 GPU' if gpus else ''}"
-            raise InputError(
-                f"--workers: a worker asks {asked} and found no place in {PLACEMENT_S:.0f} s; the cluster has "
-                f"{json.dumps(there)} and {len(self.resident)} workers run; ask for fewer, or start nodes with "
-                f"--resources='{{\"{SLOT}\": N}}'"
-            ) from None
-        self.resident[name] = None  # from now on it is given work
-
-    async def _await_worker(self, name: str) -> None:
-        """Until the worker's process runs (again)."""
-        deadline = time.monotonic() + PLACEMENT_S
-        while time.monotonic() < deadline:
-            try:
-                await asyncio.wait_for(self.workers[name].ready.remote(), deadline - time.monotonic())
-                return
-            except ray.exceptions.RayActorError:
-                await asyncio.sleep(0.2)
-        raise TimeoutError(name)
+                told = [scene.narration for scene in film.plan.scenes]
+                data = await asyncio.to_thread(join_videos, clips, told)
+                notes = {"scenes": [job.key for job in film.scenes], "sha256": hashlib.sha256(data).hexdigest()}
+                files = {"film.mp4": data, "request.json": request.model_dump_json().encode()}
+                self.store.put("film", film.key, files, notes)
+                self.done.add(("film", film.key))
+            self.store.delete(f"{JOURNAL}/{request.key}.json")
 
 
 def open_studio(store: Store, device: str) -> Any:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import apply_rotary_emb
 
+from engine.parallel import SequenceParallel
 from engine.regions import RegionMap
 
 
@@ -72,6 +73,8 @@ class RegionAttnProcessor:
     """CogVideoX's attention with an optional region map, given by `attention_kwargs={"region_map": ...}`.
 
     Without a map it is CogVideoX's own attention. Rotary embedding (5B) is applied to visual queries and keys alone.
+    With "sequence" this worker holds some of the visual tokens, and attends from all of them for some of the heads: so
+    groups of regions and the rotary table stay whole.
     """
 
     def __call__(
@@ -82,6 +85,7 @@ class RegionAttnProcessor:
         attention_mask: torch.Tensor | None = None,
         image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
         region_map: RegionMap | None = None,
+        sequence: SequenceParallel | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """hidden_states (B, visual, C) and encoder_hidden_states (B, text, C) -> the same shapes."""
         text = encoder_hidden_states.shape[1]
@@ -91,10 +95,16 @@ class RegionAttnProcessor:
         )
         if attn.norm_q is not None:
             q, k = attn.norm_q(q), attn.norm_k(k)
+        k, v = k.to(q.dtype), v.to(q.dtype)
+        if sequence is not None:
+            q, k, v = (sequence.heads_of_all_tokens(x, text) for x in (q, k, v))
         if image_rotary_emb is not None:
             q = torch.cat([q[:, :, :text], apply_rotary_emb(q[:, :, text:], image_rotary_emb)], 2)
             k = torch.cat([k[:, :, :text], apply_rotary_emb(k[:, :, text:], image_rotary_emb)], 2)
-        out = self.attend(q, k.to(q.dtype), v.to(q.dtype), region_map).transpose(1, 2).flatten(2)
+        out = self.attend(q, k, v, region_map)
+        if sequence is not None:
+            out = sequence.tokens_of_all_heads(out, text)
+        out = out.transpose(1, 2).flatten(2)
         out = attn.to_out[1](attn.to_out[0](out))
         return out[:, text:], out[:, :text]
 

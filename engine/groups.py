@@ -16,7 +16,9 @@ TIMEOUT = timedelta(seconds=60)  # of any exchange; a member that is gone is not
 
 
 @contextmanager
-def process_group(rank: int, world_size: int, address: str, device: str = "cpu") -> Iterator[None]:
+def process_group(
+    rank: int, world_size: int, address: str, device: str = "cpu", timeout: timedelta = TIMEOUT
+) -> Iterator[None]:
     """Within the block this process is `rank` of `world_size`; rank 0 listens at `address` ("host:port").
 
     gloo on CPUs, NCCL on GPUs. It can be entered again after it was left, with any number of members.
@@ -29,13 +31,15 @@ def process_group(rank: int, world_size: int, address: str, device: str = "cpu")
     os.environ |= {
         "MASTER_ADDR": host, "MASTER_PORT": port, "RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": "0",
     }  # fmt: skip
-    ds.init_distributed(
-        dist_backend="gloo" if device == "cpu" else "nccl", init_method=f"tcp://{address}", rank=rank,
-        world_size=world_size, timeout=TIMEOUT, auto_mpi_discovery=False, verbose=False, dist_init_required=True,
-    )  # fmt: skip
     try:
+        ds.init_distributed(
+            dist_backend="gloo" if device == "cpu" else "nccl", init_method=f"tcp://{address}", rank=rank,
+            world_size=world_size, timeout=timeout, auto_mpi_discovery=False, verbose=False, dist_init_required=True,
+        )  # fmt: skip
         yield
     finally:
         if torch.distributed.is_initialized():
             ds.destroy_process_group()
         comm.cdb = None  # else the next group would be taken for this one
+        # torch names groups by counting them: who waited in vain for the others would be one ahead of them for ever
+        torch.distributed.distributed_c10d._world.group_count = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -109,15 +110,27 @@ class Bundle(BaseModel):
         return str(local) if local.is_dir() else self.video
 
     @cached_property
+    def heads_and_tokens(self) -> tuple[int, int] | None:
+        """Attention heads and visual tokens of a local model, from its configs; None for one that is on the hub."""
+        configs = [Path(self.video_path) / part / "config.json" for part in ("transformer", "vae")]
+        if not all(file.is_file() for file in configs):
+            return None
+        transformer, vae = (json.loads(file.read_text()) for file in configs)
+        space = 2 ** (len(vae["block_out_channels"]) - 1) * transformer["patch_size"]
+        frames = (self.num_frames - 1) // int(vae["temporal_compression_ratio"]) + 1
+        return transformer["num_attention_heads"], frames * (self.height // space) * (self.width // space)
+
+    @cached_property
     def fingerprint(self) -> str:
         """sha256 over the bundle's own settings and, for a local model, every file of it."""
-        digest = hashlib.sha256(self.model_dump_json(exclude={"license", "memory_gb", "words", "planner", "library", "priors"}).encode())
-        folder = Path(self.video_path)
-        for file in sorted(f for f in folder.rglob("*") if f.is_file()) if folder.is_dir() else ():
-            digest.update(f"{file.relative_to(folder)}\0".encode())
-            with file.open("rb") as data:
-                digest.update(hashlib.file_digest(data, "sha256").digest())
-        return digest.hexdigest()
+        others = {"license", "memory_gb", "words", "planner", "library", "priors"}
+        return _digest(self.model_dump_json(exclude=others), Path(self.video_path))
+
+    @cached_property
+    def planner_fingerprint(self) -> str:
+        """The same of what decides a plan: the language model's name, its adapter, the words and the prompts."""
+        adapter = self.folder / self.planner.adapter if self.planner and self.planner.adapter else HERE / "none"
+        return _digest(self.model_dump_json(include={"words", "planner"}), adapter, HERE / "prompts")
 
     def check_plan(self, plan: Plan, name: str = "plan") -> None:
         """Raises InputError for what this model cannot draw or read."""
@@ -140,14 +153,24 @@ class Bundle(BaseModel):
                 )
             for i, region in enumerate(scene.regions):
                 for field, value, known in (
-                    ("entity", region.entity, self.words.characters),
-                    ("motion", region.motion, self.words.motions),
+                    ("entity", region.entity, (*self.words.characters, *plan.characters)),
+                    ("motion", region.motion, (*self.words.motions, *self.words.library_motions)),
                 ):
                     if value not in known and value != NONE:
                         choice = ", ".join(known)
                         raise InputError(
                             f"{at}: regions.{i}.{field}: {self.name} does not know {value!r}; use one of {choice}"
                         )
+
+
+def _digest(settings: str, *folders: Path) -> str:
+    digest = hashlib.sha256(settings.encode())
+    for folder in folders:
+        for file in sorted(f for f in folder.rglob("*") if f.is_file()) if folder.is_dir() else ():
+            digest.update(f"{file.relative_to(folder)}\0".encode())
+            with file.open("rb") as data:
+                digest.update(hashlib.file_digest(data, "sha256").digest())
+    return digest.hexdigest()
 
 
 def load_bundle(name: str) -> Bundle:

@@ -23,6 +23,7 @@ class RegionPatchEmbed(CogVideoXPatchEmbed):
             if not name.startswith("_"):
                 setattr(self, name, value)
         self.proj, self.text_proj = stock.proj, stock.text_proj
+        self.first_frame = 0  # of the latents given, in their clip: training shows the model short pieces of clips
         self._tables: dict[tuple[object, ...], torch.Tensor] = {}
 
     def forward(self, text_embeds: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
@@ -36,9 +37,10 @@ class RegionPatchEmbed(CogVideoXPatchEmbed):
         return torch.cat([text, visual], 1)
 
     def _positions(self, frames: int, height: int, width: int, like: torch.Tensor) -> torch.Tensor:
-        key = (frames, height, width, like.device, like.dtype)
+        first = self.first_frame
+        key = (first, frames, height, width, like.device, like.dtype)
         if key not in self._tables:
-            pixel_frames = (frames - 1) * self.temporal_compression_ratio + 1
-            table = self._get_positional_embeddings(height, width, pixel_frames)
-            self._tables[key] = table[:, self.max_text_seq_length :].to(like)
+            pixel_frames = (first + frames - 1) * self.temporal_compression_ratio + 1
+            table = self._get_positional_embeddings(height, width, pixel_frames)[:, self.max_text_seq_length :]
+            self._tables[key] = table.unflatten(1, (first + frames, -1))[:, first:].flatten(1, 2).to(like)
         return self._tables[key]

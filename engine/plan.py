@@ -118,12 +118,23 @@ class Scene(BaseModel):
             yield [(r, r.boxes[keyframe]) for r in self.regions if keyframe in r.boxes]
 
 
+class Character(BaseModel):
+    """Someone the video model does not know. `phrase` stands for it in captions and is what its LoRA learns; `images`
+    are one to five pictures: files beside a plan.yaml, sha256 of their bytes everywhere else."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    phrase: Text
+    images: Annotated[tuple[str, ...], Field(min_length=1, max_length=5)]
+
+
 class Plan(BaseModel):
     """A whole film."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)] = ""
+    characters: dict[str, Character] = {}  # by the entity's name
     scenes: Annotated[tuple[Scene, ...], Field(min_length=1, max_length=MAX_SCENES)]
 
     @field_validator("scenes")
@@ -156,6 +167,8 @@ HEADER = """\
 def dump_plan(plan: Plan) -> str:
     """The plan as commented YAML; `load_plan` reads it back to an equal plan."""
     data = plan.model_dump(mode="json")
+    if not plan.characters:
+        del data["characters"]
     body = yaml.dump(data, Dumper=_FlowBoxes, sort_keys=False, allow_unicode=True, width=120)
     return HEADER.format(keyframes=KEYFRAMES) + re.sub(r"(?<!scenes:)\n- id:", "\n\n- id:", body)
 

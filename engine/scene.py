@@ -1,7 +1,7 @@
 """One scene: conditions -> latents -> frames. Our own denoising loop, so that any step can be the last or the first.
 
 What comes out is a function of the scene, the seed, the settings and the execution plan (dtype, threads, kind of
-device): all noise is drawn from (seed, scene id, step), on the CPU.
+device, degrees of parallelism): all noise is drawn from (seed, scene id, step), on the CPU.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from diffusers import CogVideoXDPMScheduler
 
+from engine.parallel import ALONE, Parallel
 from engine.plan import Scene
 from engine.regions import RegionMap, region_map
 from engine.settings import RenderSettings
@@ -35,21 +36,30 @@ def noise_generator(seed: int, scene_id: str, step: int) -> torch.Generator:
 
 
 def denoise(
-    model: VideoModel, scene: Scene, seed: int, settings: RenderSettings, start: DenoisingState | None = None
+    model: VideoModel,
+    scene: Scene,
+    seed: int,
+    settings: RenderSettings,
+    start: DenoisingState | None = None,
+    parallel: Parallel = ALONE,
 ) -> Iterator[DenoisingState]:
-    """Yields the state after every step; the last holds the scene's latents. `start` goes on from an earlier one."""
+    """Yields the state after every step; the last holds the scene's latents. `start` goes on from an earlier one.
+
+    With `parallel` (from `parallel_scene`) every member calls it with the same arguments and yields the same states.
+    """
     scheduler = model.new_scheduler(settings.num_inference_steps)
     regions = region_map(scene, model.grid, model.bundle.text_tokens).to(model.device)
-    text = guidance_text(model, regions, settings)
+    text = parallel.my_branches(guidance_text(model, regions, settings))
     rotary, shape = model.rotary(), (1, *model.latent_shape)
     if start is None:
         latents = torch.randn(shape, generator=noise_generator(seed, scene.id, -1)).to(model.device, model.dtype)
         start = DenoisingState(0, latents * scheduler.init_noise_sigma, None)
     state = start
+    parallel.check_start(torch.tensor(state.step, device=model.device))
     for step in range(start.step, settings.num_inference_steps):
         with torch.no_grad():
             prediction = guided_prediction(
-                model, state.latents, text, regions, scheduler.timesteps[step], settings, rotary
+                model, state.latents, text, regions, scheduler.timesteps[step], settings, rotary, parallel
             )
             state = advance(scheduler, prediction, state, noise_generator(seed, scene.id, step))
         yield state
@@ -70,16 +80,22 @@ def guided_prediction(
     timestep: torch.Tensor,
     settings: RenderSettings,
     rotary: tuple[torch.Tensor, torch.Tensor] | None,
+    parallel: Parallel = ALONE,
 ) -> torch.Tensor:
-    """The model's output with classifier-free guidance, in float32; the same regions hold in both branches."""
-    negative, positive = model.transformer(
-        latents.expand(2, -1, -1, -1, -1),
+    """The model's output with classifier-free guidance, in float32; the same regions hold in both branches.
+
+    `text` has a row for each branch that is this worker's: (2 or 1, text length, width).
+    """
+    branches = len(text)
+    mine = model.transformer(
+        latents.expand(branches, -1, -1, -1, -1),
         text,
-        timestep.expand(2).to(latents.device),
+        timestep.expand(branches).to(latents.device),
         image_rotary_emb=rotary,
-        attention_kwargs={"region_map": regions},
+        attention_kwargs={"region_map": regions, "sequence": parallel.sequence},
         return_dict=False,
-    )[0].float().chunk(2)  # fmt: skip
+    )[0]
+    negative, positive = parallel.all_branches(mine).float().chunk(2)
     return negative + settings.guidance_scale * (positive - negative)
 
 

@@ -6,8 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCENE_REVISION = 1  # raise it whenever the same inputs give other latents or another clip
-FILM_REVISION = 1  # raise it whenever the same clips give another film
+from engine.errors import InputError
+
+SCENE_REVISION = 2  # raise it whenever the same inputs give other latents or another clip
+FILM_REVISION = 2  # raise it whenever the same clips give another film
 
 
 class RenderSettings(BaseModel):
@@ -21,10 +23,39 @@ class RenderSettings(BaseModel):
 
 
 class ExecutionPlan(BaseModel):
-    """What besides its inputs decides a scene's last bits. Chosen once per film, kept by every retry and resume."""
+    """What besides its inputs decides a scene's last bits. Chosen once per film, kept by every retry and resume.
+
+    Degrees of 1 are not written down: a plan for one worker names its results as it did before there were degrees.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     device: Literal["cpu", "cuda"]
     dtype: Literal["float32", "bfloat16", "float16"]
     threads: int = Field(ge=1, description="CPU threads of a worker")
+    guidance_degree: int = Field(1, ge=1, le=2, exclude_if=lambda n: n == 1, description="2: a worker per branch")
+    ulysses_degree: int = Field(1, ge=1, exclude_if=lambda n: n == 1, description="workers that share a branch")
+
+    @property
+    def world_size(self) -> int:
+        """Workers of one scene."""
+        return self.guidance_degree * self.ulysses_degree
+
+
+def check_degrees(execution: ExecutionPlan, heads: int, tokens: int, workers: int | None = None) -> None:
+    """Raises InputError unless the model's attention heads can be shared out and `workers` (if given) are enough.
+
+    Visual tokens need not divide: they are padded. Ulysses gives each worker whole heads, so heads must.
+    """
+    degree = execution.ulysses_degree
+    if heads % degree:
+        whole = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
+        raise InputError(
+            f"execution.ulysses_degree: {degree} workers cannot share {heads} attention heads "
+            f"({tokens} visual tokens); choose one of {whole}"
+        )
+    if workers is not None and execution.world_size > workers:
+        raise InputError(
+            f"execution: guidance_degree {execution.guidance_degree} x ulysses_degree {degree} = "
+            f"{execution.world_size} workers, but there are {workers}; lower a degree or add workers"
+        )

@@ -1,11 +1,11 @@
 """A story: what the planner reads. A text file, with an optional head between two lines of `---`:
 
-    ---
-    title: The fox and the robot
-    characters:
-      dragon: the-dragon.png        # who the model does not know: one to five pictures, found beside the story
-    ---
-    Early in the morning a fox set out through the forest. ...
+---
+title: The fox and the robot
+characters:
+  dragon: the-dragon.png        # who the model does not know: one to five pictures, found beside the story
+---
+Early in the morning a fox set out through the forest. ...
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_STORY = 20_000  # letters
 MAX_IMAGES = 5
 MAX_IMAGE_BYTES = 10_000_000
 
-Name = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, pattern=r"^[a-z][a-z -]{0,39}$")]
+Name = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[a-z][a-z -]{0,39}$")]
 
 
 class Story(BaseModel):
@@ -62,7 +62,8 @@ def load_story(file: str | Path) -> tuple[Story, Images]:
         try:
             head, text = yaml.safe_load(match[1]) or {}, match[2]
         except yaml.YAMLError as error:
-            raise InputError(f"{file}: the head between the two --- lines is not valid YAML: {error}") from None
+            why = getattr(error, "problem", None) or "it cannot be read"
+            raise InputError(f"{file}: the head between the two --- lines is not valid YAML: {why}") from None
     if not isinstance(head, dict) or not set(head) <= {"title", "characters"}:
         raise InputError(f"{file}: the head holds `title` and `characters` (name: picture file), nothing else")
     named = head.get("characters") or {}
@@ -85,7 +86,7 @@ def make_story(source: str, title: str, text: str, pictures: Mapping[str, list[b
         for picture in found:
             check_image(f"{source}: characters.{name}", picture)
         keys = [hashlib.sha256(picture).hexdigest() for picture in found]
-        characters[name] = tuple(keys)
+        characters[name.strip().lower()] = tuple(keys)
         images |= dict(zip(keys, found, strict=True))
     try:
         return Story(title=title, text=text, characters=characters), images
@@ -114,3 +115,8 @@ def check_image(field: str, data: bytes) -> None:
         raise
     except Exception:
         raise InputError(f"{field}: this is no picture; give a PNG, JPEG or WebP file") from None
+
+
+def read_image(data: bytes) -> Image.Image:
+    """A picture that `check_image` passed, RGBA."""
+    return Image.open(io.BytesIO(data)).convert("RGBA")

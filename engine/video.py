@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -35,18 +36,31 @@ def encode_video(frames: np.ndarray, fps: int, scale: int = 1) -> bytes:
     return buffer.getvalue()
 
 
-def join_videos(clips: Sequence[bytes]) -> bytes:
+# What ffmpeg's mov_text stream wants to know before it takes text: an SSA header with one style.
+SUBTITLE_HEADER = (
+    b"[Script Info]\nScriptType: v4.00+\n[V4+ Styles]\n"
+    b"Format: Name, Fontname, Fontsize, PrimaryColour, SecondaryColour, OutlineColour, BackColour, Bold, Italic, "
+    b"Underline, StrikeOut, ScaleX, ScaleY, Spacing, Angle, BorderStyle, Outline, Shadow, Alignment, MarginL, MarginR, "
+    b"MarginV, Encoding\nStyle: Default,Arial,16,&Hffffff,&Hffffff,&H0,&H0,0,0,0,0,100,100,0,0,1,1,0,2,10,10,10,1\n"
+    b"[Events]\nFormat: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text\n"
+)
+
+
+def join_videos(clips: Sequence[bytes], narration: Sequence[str] = ()) -> bytes:
     """One mp4 from several that `encode_video` wrote with the same settings, by moving their packets: nothing is
-    encoded again, so the film's frames are the clips' frames."""
+    encoded again, so the film's frames are the clips' frames. `narration`, one text a clip, becomes subtitles."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as film:
-        stream, offset = None, 0
-        for clip in clips:
+        stream, subtitles, offset = None, None, 0
+        for number, clip in enumerate(clips):
             with av.open(io.BytesIO(clip), "r") as source:
                 video = source.streams.video[0]
                 if stream is None:
                     stream = film.add_stream_from_template(video)
                     stream.time_base = video.time_base
+                    if any(narration):
+                        subtitles = film.add_stream("mov_text")
+                        subtitles.codec_context.subtitle_header = SUBTITLE_HEADER
                 # decode times begin below zero when there are B-frames: shift by the clip's length alone
                 rate, tick = video.average_rate, video.time_base
                 assert rate and tick, "not written by encode_video"
@@ -57,8 +71,31 @@ def join_videos(clips: Sequence[bytes]) -> bytes:
                     packet.pts, packet.dts = packet.pts + offset, packet.dts + offset
                     packet.stream = stream
                     film.mux(packet)
+                if subtitles:  # an empty text ends the one before it
+                    text = narration[number].encode()
+                    spoken = av.Packet(struct.pack(">H", len(text)) + text)
+                    spoken.stream, spoken.time_base = subtitles, tick
+                    spoken.pts = spoken.dts = offset
+                    spoken.duration = length
+                    film.mux(spoken)
                 offset += length
     return buffer.getvalue()
+
+
+def write_vtt(narration: Sequence[str], seconds: Sequence[float]) -> str:
+    """The narration as WebVTT: one cue a clip, each as long as its clip; clips without words have none."""
+
+    def clock(at: float) -> str:
+        whole = round(at * 1000)
+        return f"{whole // 3_600_000:02d}:{whole // 60_000 % 60:02d}:{whole // 1000 % 60:02d}.{whole % 1000:03d}"
+
+    cues, at = ["WEBVTT"], 0.0
+    for text, length in zip(narration, seconds, strict=True):
+        if text:
+            words = text.replace("&", "&amp;").replace("<", "&lt;")  # neither a tag nor the arrow of a time line
+            cues.append(f"{clock(at)} --> {clock(at + length)}\n{' '.join(words.split())}")
+        at += length
+    return "\n\n".join(cues) + "\n"
 
 
 def read_video(source: str | Path | bytes) -> tuple[np.ndarray, Fraction]:

@@ -14,52 +14,67 @@ from typer.exceptions import TyperException
 
 from cluster.store import DamagedResult
 from engine.errors import InputError
-from serving.render import Order, export, order_films
+from serving.library import library_app
+from serving.render import Options, Order, order_films
 
 app = typer.Typer(
     help="Stories in, films out.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
+app.add_typer(library_app, name="library")
 console = Console(stderr=True)
 
 EXIT_FAILED, EXIT_INPUT = 1, 2
 
+Model = Annotated[str, typer.Option(help="a built-in model, or a folder with a bundle.yaml")]
+Storage = Annotated[str, typer.Option(help="where results are kept: a folder, or s3://..., gs://...")]
+Workers = Annotated[int | None, typer.Option(help="scenes rendered at once; default: one per GPU, or per core")]
+Seed = Annotated[int, typer.Option(help="same seed, same film")]
+Address = Annotated[str | None, typer.Option(help="a Ray cluster to use, e.g. auto or ray://host:10001")]
+
 
 @app.command()
 def render(
-    plans: Annotated[list[Path], typer.Argument(help="plan.yaml files, one film each", metavar="PLAN...")],
-    model: Annotated[str, typer.Option(help="a built-in model, or a folder with a bundle.yaml")] = "miniature",
-    storage: Annotated[
-        str, typer.Option(help="where results are kept: a folder, or s3://..., gs://...")
-    ] = ".dreamrunner",
-    workers: Annotated[
-        int | None, typer.Option(help="scenes rendered at once; default: one per GPU, or per core")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="same seed, same film")] = 0,
-    address: Annotated[str | None, typer.Option(help="a Ray cluster to use, e.g. auto or ray://host:10001")] = None,
+    files: Annotated[
+        list[Path], typer.Argument(help="stories (.txt) and plans (.yaml), one film each", metavar="STORY|PLAN...")
+    ],
+    model: Model = "miniature",
+    storage: Storage = ".dreamrunner",
+    workers: Workers = None,
+    seed: Seed = 0,
+    address: Address = None,
     out: Annotated[Path, typer.Option(help="folder that gets a folder for each film")] = Path("films"),
     steps: Annotated[int | None, typer.Option(help="denoising steps; default: the model's")] = None,
     guidance: Annotated[float | None, typer.Option(help="guidance scale; default: the model's")] = None,
+    guidance_parallel: Annotated[int, typer.Option(help="2: two workers for each scene, a branch each")] = 1,
+    ulysses_parallel: Annotated[int, typer.Option(help="workers that share a scene's attention heads")] = 1,
+    priors: Annotated[bool, typer.Option(help="learn motions and characters that the model does not know")] = True,
 ) -> None:
-    """Renders films from plans: film.mp4, storyboard.html, contact.png and plan.yaml in OUT/<name>/.
+    """Renders films: film.mp4, storyboard.html, contact.png, plan.yaml and film.vtt in OUT/<name>/.
 
     What was finished before is not made again: run the same command after any interruption and it goes on.
     """
-    order = order_films(plans, model, storage, workers, seed, address, out, steps, guidance)
-    failed = _make(order, address)
+    options = Options(
+        model, storage, workers, seed, address, out, steps, guidance, guidance_parallel, ulysses_parallel, priors
+    )
+    order = order_films(files, options)
+    failed = _make(order)
     for film in order.films:
-        if film.request.finished(order.store):
-            try:
-                print(export(order.store, film))
-            except DamagedResult as damage:
-                console.print(f"Stored result {damage} is damaged; it is made again.", soft_wrap=True)
-                failed += _make(order, address)
-                print(export(order.store, film))
+        if film.request.finished(order.store) is None:
+            continue
+        from serving.export import export
+
+        try:
+            print(export(order.store, film.request, film.folder))
+        except DamagedResult as damage:
+            console.print(f"Stored result {damage} is damaged; it is made again.", soft_wrap=True)
+            failed += _make(order)
+            print(export(order.store, film.request, film.folder))
     if failed:
         console.print(f"[red]Failed:[/red] {'; '.join(failed)}", soft_wrap=True)
         raise typer.Exit(EXIT_FAILED)
 
 
-def _make(order: Order, address: str | None) -> list[str]:
+def _make(order: Order) -> list[str]:
     """Has the films made that are not in the store; returns why some could not be."""
     missing = order.missing()
     if not missing:
@@ -68,29 +83,72 @@ def _make(order: Order, address: str | None) -> list[str]:
     from serving.progress import Progress
 
     try:
-        with Progress(console, missing) as progress:
-            render_films(order.store, [f.request for f in missing], order.workers, address, progress.update)
+        with Progress(console, [film.folder.name for film in missing]) as progress:
+            requests = [film.request for film in missing]
+            render_films(order.store, requests, order.workers, order.address, progress.update)
     except FilmFailed as error:
         return [str(error)]
     return []
 
 
 @app.command()
+def plan(
+    story: Annotated[Path, typer.Argument(help="a story, plain text")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="where the plan goes; default: standard output")
+    ] = None,
+    model: Model = "miniature",
+    storage: Storage = ".dreamrunner",
+    seed: Seed = 0,
+    address: Address = None,
+) -> None:
+    """Plans a story without rendering it: scenes, characters, motions and boxes, to be read and changed."""
+    from serving.plan import plan_file
+
+    text = plan_file(story, model, storage, seed, address, out.parent if out else None, console)
+    if out is None:
+        print(text, end="")
+    else:
+        out.write_text(text, encoding="utf-8")
+        print(out)
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="where to listen; 0.0.0.0: on every network of this machine")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    model: Model = "miniature",
+    storage: Storage = ".dreamrunner",
+    workers: Workers = None,
+    address: Address = None,
+) -> None:
+    """Serves films over HTTP: POST /v1/videos with a story. Runs until it is interrupted."""
+    from serving.api import serve_forever
+
+    serve_forever(host, port, model, storage, workers, address, console)
+
+
+@app.command()
 def judge(
     film: Annotated[Path, typer.Argument(help="a film.mp4 of the miniature")],
-    plan: Annotated[Path, typer.Option(help="the plan it was rendered from")],
+    plan: Annotated[Path | None, typer.Option(help="the plan it was rendered from; default: beside the film")] = None,
+    truth: Annotated[Path | None, typer.Option(help="a truth.yaml: who is where and does what, by hand")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
 ) -> None:
-    """Finds each character in the film by its sprite and says where it is, beside where the plan wants it."""
-    from engine.miniature.judge import judge_film, table
+    """Finds each character in the film by its sprite and says where it is and what it does, beside the plan or, with
+    --truth, beside what the story's reader expects."""
+    from engine.miniature import judge as judging
+    from engine.miniature import truth as truths
     from engine.plan import load_plan
     from engine.video import read_video
 
-    report = judge_film(read_video(film)[0], load_plan(plan))
-    if as_json:
-        print(json.dumps(report.model_dump(mode="json")))
-    else:
-        Console().print(table(report))
+    frames = read_video(film)[0]
+    if truth is not None:
+        score = truths.score_film(frames, truths.load_truth(truth))
+        print(score.model_dump_json()) if as_json else Console().print(truths.table(score))
+        return
+    report = judging.judge_film(frames, load_plan(plan or film.parent / "plan.yaml"))
+    print(json.dumps(report.model_dump(mode="json"))) if as_json else Console().print(judging.table(report))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -105,5 +163,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except KeyboardInterrupt:
-        console.print("Stopped. Finished scenes are kept; run the same command to go on.")
+        console.print("Stopped. What is finished is kept; run the same command to go on.")
         return 130

@@ -1,23 +1,43 @@
-"""`dreamrunner render`: from arguments to film requests, and from results to the files people open."""
+"""`dreamrunner render`: from arguments to film requests, checked before any work is done."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from cluster.films import FilmRequest
+from cluster.films import FilmRequest, keep_image, request_of
 from cluster.store import Store
 from engine.errors import InputError
 from engine.models import Bundle, load_bundle
-from engine.plan import dump_plan, load_plan
-from engine.settings import ExecutionPlan, RenderSettings
+from engine.plan import Plan, load_plan
+from engine.settings import ExecutionPlan, RenderSettings, check_degrees
+from engine.story import Images, Story, check_image, load_story
 
 MAX_WORKERS = 10_000
+PLAN_FILES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says besides the files."""
+
+    model: str = "miniature"
+    storage: str = ".dreamrunner"
+    workers: int | None = None
+    seed: int = 0
+    address: str | None = None
+    out: Path = Path("films")
+    steps: int | None = None
+    guidance: float | None = None
+    guidance_degree: int = 1
+    ulysses_degree: int = 1
+    priors: bool = True
 
 
 @dataclass(frozen=True)
@@ -36,39 +56,99 @@ class Order:
     bundle: Bundle
     films: tuple[Film, ...]
     workers: int
+    address: str | None = field(default=None)
 
     def missing(self) -> list[Film]:
         """The films that are not whole in the store."""
-        return [film for film in self.films if not film.request.finished(self.store)]
+        return [film for film in self.films if film.request.finished(self.store) is None]
 
 
-def order_films(
-    plans: Sequence[Path], model: str, storage: str, workers: int | None, seed: int, address: str | None,
-    out: Path, steps: int | None, guidance: float | None,
-) -> Order:  # fmt: skip
+def order_films(files: Sequence[Path], options: Options) -> Order:
     """Checks everything a user can get wrong before any work is done; raises InputError."""
-    bundle = load_bundle(model)
+    bundle = load_bundle(options.model)
+    check_workers(options.workers)
+    if options.seed < 0:
+        raise InputError(f"--seed {options.seed}: must be 0 or more")
+    settings = render_settings(bundle, options.steps, options.guidance)
+    gpus = _gpus(options.address)
+    workers = options.workers or gpus or os.cpu_count() or 1
+    execution = execution_plan(bundle, gpus > 0, workers, options.guidance_degree, options.ulysses_degree)
+    asked = [_read(file, bundle) for file in files]
+    store = open_store(options.storage)
+    films = []
+    for file, (what, images) in zip(files, asked, strict=True):
+        for image in images.values():
+            keep_image(store, image)
+        request = request_of(
+            bundle, options.model, store, seed=options.seed, settings=settings, execution=execution,
+            learn=options.priors, **what,
+        )  # fmt: skip
+        films.append(Film(request, options.out / film_name(file)))
+    _check_folders(films, files)
+    return Order(store, bundle, tuple(films), workers, options.address)
+
+
+def _read(file: Path, bundle: Bundle) -> tuple[dict[str, Story | Plan], Images]:
+    """A story or a plan, by the file's ending, with its reference images."""
+    if file.suffix.lower() not in PLAN_FILES:
+        story, images = load_story(file)
+        check_story(story, bundle, str(file))
+        return {"story": story}, images
+    plan, images, characters = load_plan(file), {}, {}
+    for name, character in plan.characters.items():
+        keys: list[str] = []
+        for image in character.images:
+            try:
+                data = (file.parent / image).read_bytes()
+            except OSError as error:
+                raise InputError(
+                    f"{file}: characters.{name}.images: cannot read {file.parent / image} ({error.strerror})"
+                ) from None
+            check_image(f"{file}: characters.{name}.images: {image}", data)
+            images |= (kept := {_sha256(data): data})
+            keys += kept
+        characters[name] = character.model_copy(update={"images": tuple(keys)})
+    plan = plan.model_copy(update={"characters": characters})
+    bundle.check_plan(plan, str(file))
+    return {"plan": plan}, images
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def check_story(story: Story, bundle: Bundle, source: str) -> None:
+    """Raises InputError when nobody can plan the story for this model."""
+    if bundle.planner is None:
+        raise InputError(
+            f"{source}: the model {bundle.name} names no planner (`planner:` in its bundle.yaml); give a plan.yaml"
+        )
+    for name in story.characters:
+        if bundle.words and name in bundle.words.characters:
+            raise InputError(f"{source}: characters.{name}: {bundle.name} knows {name} by itself; leave the image out")
+
+
+def check_workers(workers: int | None) -> None:
     if workers is not None and not 1 <= workers <= MAX_WORKERS:
         raise InputError(f"--workers {workers}: must be 1..{MAX_WORKERS}")
-    if seed < 0:
-        raise InputError(f"--seed {seed}: must be 0 or more")
-    settings = _settings(bundle, steps, guidance)
-    gpus = _gpus(address)
-    execution = ExecutionPlan(device="cuda" if gpus else "cpu", dtype=bundle.dtype if gpus else "float32", threads=1)
-    films = []
-    for file in plans:
-        plan = load_plan(file)
-        bundle.check_plan(plan, str(file))
-        request = FilmRequest(
-            plan=plan, seed=seed, settings=settings, execution=execution, model=model, fingerprint=bundle.fingerprint
-        )
-        films.append(Film(request, out / film_name(file)))
-    store = _store(storage)
-    _check_folders(films, plans)
-    return Order(store, bundle, tuple(films), workers or gpus or os.cpu_count() or 1)
 
 
-def _settings(bundle: Bundle, steps: int | None, guidance: float | None) -> RenderSettings:
+def execution_plan(bundle: Bundle, cuda: bool, workers: int, guidance: int, ulysses: int) -> ExecutionPlan:
+    """The arithmetic of a film, fixed before its first step. Raises InputError for degrees that cannot be."""
+    try:
+        execution = ExecutionPlan(
+            device="cuda" if cuda else "cpu", dtype=bundle.dtype if cuda else "float32", threads=1,
+            guidance_degree=guidance, ulysses_degree=ulysses,
+        )  # fmt: skip
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + str(first["loc"][0]).replace("_degree", "-parallel")
+        raise InputError(f"{option} {first['input']}: {first['msg'].lower()}") from None
+    check_degrees(execution, *(bundle.heads_and_tokens or (ulysses, 0)), workers)
+    return execution
+
+
+def render_settings(bundle: Bundle, steps: int | None, guidance: float | None) -> RenderSettings:
     try:
         return RenderSettings(
             num_inference_steps=bundle.num_inference_steps if steps is None else steps,
@@ -80,7 +160,8 @@ def _settings(bundle: Bundle, steps: int | None, guidance: float | None) -> Rend
         raise InputError(f"{option} {first['input']}: {first['msg'].lower()}") from None
 
 
-def _store(url: str) -> Store:
+def open_store(url: str) -> Store:
+    """The storage. Raises InputError when it is unknown or cannot be written."""
     try:
         store = Store(url)
     except (ValueError, ImportError) as error:  # a protocol that fsspec does not know, or has no package for
@@ -99,9 +180,9 @@ def _gpus(address: str | None) -> int:
         return gpus()
 
 
-def _check_folders(films: Sequence[Film], plans: Sequence[Path]) -> None:
+def _check_folders(films: Sequence[Film], files: Sequence[Path]) -> None:
     seen: dict[Path, Path] = {}
-    for film, file in zip(films, plans, strict=True):
+    for film, file in zip(films, files, strict=True):
         if film.folder in seen:
             raise InputError(f"{seen[film.folder]} and {file} would both be written to {film.folder}; rename one")
         seen[film.folder] = file
@@ -114,30 +195,6 @@ def _check_folders(films: Sequence[Film], plans: Sequence[Path]) -> None:
 
 
 def film_name(file: Path) -> str:
-    """The film's folder: the plan's file name without .plan.yaml; plan.yaml is named by its folder."""
-    name = re.sub(r"(\.plan)?\.ya?ml$", "", file.name)
-    return file.absolute().parent.name if name == "plan" else name
-
-
-def export(store: Store, film: Film) -> Path:
-    """Writes film.mp4, plan.yaml, storyboard.html and contact.png from the store; returns the film's path."""
-    from engine.video import read_video
-    from serving.contact import write_contact_sheet
-    from serving.storyboard import SceneResult, write_storyboard
-
-    request, folder = film.request, film.folder
-    results, all_frames = [], []
-    for job in request.jobs:
-        clip, notes = store.get("scene", job.key, "clip.mp4"), store.notes("scene", job.key)
-        frames, _ = read_video(clip)
-        seconds = sum(notes["seconds"].values()) - notes["seconds"]["loading"]
-        shown = {k: notes[k] for k in ("num_inference_steps", "guidance_scale", "device", "dtype")}
-        results.append(SceneResult(job.scene, clip, frames, job.seed, shown, round(seconds, 1), job.key))
-        all_frames.append(frames)
-    path = folder / "film.mp4"
-    path.write_bytes(store.get("film", request.key, "film.mp4"))
-    (folder / "plan.yaml").write_text(dump_plan(request.plan), encoding="utf-8")
-    about = {"model": notes["model"], "seed": request.seed, "key": request.key}
-    write_storyboard(folder / "storyboard.html", request.plan, results, about)
-    write_contact_sheet(folder / "contact.png", request.plan, all_frames)
-    return path
+    """The film's folder: the file's name without its ending; plan.yaml and story.txt are named by their folder."""
+    name = re.sub(r"(\.plan)?\.(ya?ml|txt|md)$", "", file.name)
+    return file.absolute().parent.name if name in ("plan", "story") else name

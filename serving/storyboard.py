@@ -24,6 +24,7 @@ from PIL import Image
 from engine.plan import KEYFRAMES, Box, Plan, Region, Scene
 from engine.video import read_video
 from serving.contact import keyframe_stills, region_colours, region_label
+from serving.learned import Learned
 
 PAGE = Path(__file__).parent / "page"
 STILL_WIDTH = 448  # pixels: the miniature enlarged four times, as in its clips; other frames reduced
@@ -89,9 +90,25 @@ class Card:
     facts: Mapping[str, str]
 
 
-def write_storyboard(path: Path, plan: Plan, results: Sequence[SceneResult], film: Mapping[str, object]) -> None:
+@dataclass(frozen=True)
+class Lesson:
+    """A prior as the page shows it: `pictures` are (data: URI, caption), `curve` an SVG line's points, 100 x 24."""
+
+    learned: Learned
+    pictures: tuple[tuple[str, str], ...]
+    curve: str
+
+
+def write_storyboard(
+    path: Path,
+    plan: Plan,
+    results: Sequence[SceneResult],
+    film: Mapping[str, object],
+    learned: Sequence[Learned] = (),
+) -> None:
     """Writes the page. `results` are the scenes that are done, in the film's order. `film` is what the header says
     besides title, length and number of scenes, which come by themselves: label -> value in order (model, seed, ...).
+    `learned` are the film's priors.
     """
     colours = region_colours(plan)
     numbers = {scene.id: number for number, scene in enumerate(plan.scenes, 1)}
@@ -112,6 +129,7 @@ def write_storyboard(path: Path, plan: Plan, results: Sequence[SceneResult], fil
         title=plan.title or "Untitled",
         facts=facts,
         cards=cards,
+        lessons=[_lesson(prior) for prior in learned],
         keyframes=KEYFRAMES,
         style=Markup((PAGE / "storyboard.css").read_text(encoding="utf-8")),
         script=Markup(script),
@@ -148,9 +166,17 @@ def _card(number: int, result: SceneResult, colours: Sequence[str]) -> Card:
     )
 
 
-def _image_uri(pixels: np.ndarray) -> str:
+def _lesson(learned: Learned) -> Lesson:
+    pictures = tuple((_image_uri(image, image.shape[1]), caption) for image, caption in learned.pictures)
+    high = max(learned.curve, default=1) or 1
+    last = max(len(learned.curve) - 1, 1)
+    points = " ".join(f"{100 * n / last:.1f},{24 - 23 * loss / high:.1f}" for n, loss in enumerate(learned.curve))
+    return Lesson(learned, pictures, points)
+
+
+def _image_uri(pixels: np.ndarray, width: int = STILL_WIDTH) -> str:
     """A frame, uint8 (H, W, 3), as WebP."""
-    size = (STILL_WIDTH, round(pixels.shape[0] * STILL_WIDTH / pixels.shape[1]))
+    size = (width, round(pixels.shape[0] * width / pixels.shape[1]))
     buffer = io.BytesIO()
     Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS).save(buffer, "WEBP", quality=88, method=2)
     return _uri("image/webp", buffer.getvalue())

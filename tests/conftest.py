@@ -55,6 +55,11 @@ def small_request(scenes: int = 3, **changes) -> FilmRequest:
     return FilmRequest(**{**values, **changes})
 
 
+def scenes_of(state: dict) -> list[dict]:
+    """The scenes among the jobs of a film's state."""
+    return [job for job in state["jobs"] if job["kind"] == "scene"]
+
+
 @pytest.fixture(scope="session")
 def a_film(ray_of_two, tmp_path_factory) -> tuple[Store, FilmRequest, list[dict]]:
     """A small film made by a real studio with two workers: its store, its request, and what was seen meanwhile (the
@@ -68,7 +73,7 @@ def a_film(ray_of_two, tmp_path_factory) -> tuple[Store, FilmRequest, list[dict]
 
     def watch(states):
         seen.append(states[0])
-        if not actors and any(s["step"] >= 1 for s in states[0]["scenes"]):
+        if not actors and any(s["step"] >= 1 for s in scenes_of(states[0])):
             actors.extend({"class": a.class_name, "name": a.name, "state": a.state} for a in list_actors())
 
     render_films(store, [request], 2, None, watch)

@@ -296,6 +296,21 @@ def judge_scene(frames: np.ndarray, scene: Scene) -> SceneReport:
     )
 
 
+def to_world_size(frames: np.ndarray) -> np.ndarray:
+    """Frames uint8 (T, H, W, 3), enlarged by a whole factor or not, at the world's own size. Raises InputError."""
+    height, width = frames.shape[1:3]
+    factor = height // HEIGHT
+    if not factor or (height, width) != (factor * HEIGHT, factor * WIDTH):
+        raise InputError(
+            f"the film is {width}x{height}; the judge reads {WIDTH}x{HEIGHT} or a whole multiple of both, such as "
+            f"{4 * WIDTH}x{4 * HEIGHT}"
+        )
+    if factor > 1:
+        blocks = frames.reshape(len(frames), HEIGHT, factor, WIDTH, factor, 3)
+        frames = blocks.mean((2, 4), dtype=np.float32).round().astype(np.uint8)
+    return frames
+
+
 def judge_film(frames: np.ndarray, plan: Plan) -> FilmReport:
     """Measures a film, uint8 (T, H, W, 3), enlarged by a whole factor or not, against the plan it was made from. Raises
     InputError when it cannot be that plan's film."""
@@ -305,16 +320,7 @@ def judge_film(frames: np.ndarray, plan: Plan) -> FilmReport:
             f"the film has {len(frames)} frames, but the plan's {len(plan.scenes)} scenes of {FRAMES} make {wanted}: "
             "judge a film with the plan it was made from"
         )
-    height, width = frames.shape[1:3]
-    factor = height // HEIGHT
-    if not factor or (height, width) != (factor * HEIGHT, factor * WIDTH):
-        raise InputError(
-            f"the film is {width}x{height}; the judge reads {WIDTH}x{HEIGHT} or a whole multiple of both, such as "
-            f"{4 * WIDTH}x{4 * HEIGHT}"
-        )
-    if factor > 1:
-        blocks = frames.reshape(wanted, HEIGHT, factor, WIDTH, factor, 3)
-        frames = blocks.mean((2, 4), dtype=np.float32).round().astype(np.uint8)
+    frames = to_world_size(frames)
     scenes = zip(np.split(frames, len(plan.scenes)), plan.scenes, strict=True)
     return FilmReport(scenes=[judge_scene(part, scene) for part, scene in scenes])
 

@@ -33,6 +33,7 @@ class TrainingSettings:
 
 
 VAE_TRAINING = TrainingSettings(minutes=75, lr=2e-3, batch=2, ema=0.995)
-VIDEO_TRAINING = TrainingSettings(minutes=138, lr=1.2e-3, batch=8, ema=0.998, seed=1)
+VIDEO_TRAINING = TrainingSettings(minutes=173, lr=1.2e-3, batch=8, ema=0.998, seed=1)
+PIECE_UNTIL_MINUTES = 116  # until then the video model is trained on pieces of two latent frames, three times as many
 MAX_CONDITIONS = 4  # of a training sample; each is TEXT_TOKENS long
 CACHED_CLIPS = 4000  # clips whose latents the video model is trained on

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from cluster.films import FilmRequest
-from engine.plan import Plan, Scene
+import pytest
+
+from cluster.films import Film, FilmRequest, story_characters
+from engine.plan import Plan, Region, Scene
 from engine.settings import ExecutionPlan, RenderSettings
+from engine.story import Story
 
 ONE, TWO = Scene(id="one", background="a forest"), Scene(id="two", background="a beach")
 
 
-def _film(*scenes: Scene, **changes) -> FilmRequest:
+def _request(*scenes: Scene, **changes) -> FilmRequest:
     values = {
         "plan": Plan(scenes=scenes or (ONE, TWO)), "seed": 3,
         "settings": RenderSettings(num_inference_steps=5, guidance_scale=4),
@@ -18,22 +21,29 @@ def _film(*scenes: Scene, **changes) -> FilmRequest:
     return FilmRequest(**{**values, **changes})
 
 
+def _film(*scenes: Scene, **changes) -> Film:
+    request = _request(*scenes, **changes)
+    return request.film(request.plan)
+
+
 def test_a_changed_scene_changes_its_key_alone() -> None:
     before, after = _film(), _film(ONE, Scene(id="two", background="a desert"))
-    assert before.jobs[0].key == after.jobs[0].key
-    assert before.jobs[1].key != after.jobs[1].key
+    assert before.scenes[0].key == after.scenes[0].key
+    assert before.scenes[1].key != after.scenes[1].key
     assert before.key != after.key
 
 
 def test_the_order_is_the_films_not_the_scenes() -> None:
-    assert {j.key for j in _film().jobs} == {j.key for j in _film(TWO, ONE).jobs}
+    assert {j.key for j in _film().scenes} == {j.key for j in _film(TWO, ONE).scenes}
     assert _film().key != _film(TWO, ONE).key
 
 
-def test_narration_and_the_models_folder_are_no_inputs() -> None:
+def test_narration_and_the_models_folder_are_no_inputs_of_a_scene() -> None:
     told = _film(ONE.model_copy(update={"narration": "Once upon a time"}), TWO)
-    assert [j.key for j in told.jobs] == [j.key for j in _film().jobs]
+    assert [j.key for j in told.scenes] == [j.key for j in _film().scenes]
+    assert told.key != _film().key  # it is in the film's subtitles
     assert _film(model="elsewhere").key == _film().key
+    assert _request(model="elsewhere").key == _request().key
 
 
 def test_everything_else_is() -> None:
@@ -47,5 +57,64 @@ def test_everything_else_is() -> None:
 
 def test_golden_keys() -> None:
     """They name results in people's storages. If this fails a key's recipe changed: then raise the kind's REVISION."""
-    assert _film().jobs[0].key == "4a6e8d3b724cb04c8c2ed7e38446cde8a933c963"
-    assert _film().key == "81f97b0386057e1fa6eae6e5f1e07487f2f35e15"
+    assert _film().scenes[0].key == "0fff3b949753aea58943ead56febcf14e1dea2ca"
+    assert _film().key == "e186848c2c7a358bbe6e805a5792c1796937311b"
+
+
+LEAP = Region(entity="fox", motion="spins around", caption="a fox spins around", boxes={"1-6": [0, 0, 1, 1]})
+GHOST = Region(entity="ghost", motion="flies up", caption="a [v1] ghost flies up", boxes={"1-6": [0, 0, 1, 1]})
+STORY = Story(title="t", text="A fox spins. A ghost flies up.", characters={"ghost": ("0" * 64,)})
+
+
+def _told(**changes) -> tuple[FilmRequest, Plan]:
+    plan = Plan(
+        scenes=(
+            ONE.model_copy(update={"regions": (LEAP,)}), TWO.model_copy(update={"regions": (GHOST,)}),
+            TWO.model_copy(update={"id": "three"}),
+        ),
+        characters=story_characters(STORY),
+    )  # fmt: skip
+    return _request(plan=None, story=STORY, known_motions=("flies up",), library="l", **changes), plan
+
+
+def test_a_film_is_a_graph() -> None:
+    """Motions that the model does not know need clips and a prior, given characters a prior; scenes wait for theirs."""
+    request, plan = _told()
+    film = request.film(plan)
+    assert [(j.kind, j.label) for j in film.jobs] == [
+        ("clips", "spins around"), ("prior", "spins around"), ("prior", "ghost"),
+        ("scene", "one"), ("scene", "two"), ("scene", "three"),
+    ]  # fmt: skip
+    (clips,), (motion, subject), (one, two, three) = film.clips, film.priors, film.scenes
+    assert motion.needs == (clips.result,) and subject.needs == ()
+    assert one.needs == (motion.result,) and two.needs == (subject.result,) and three.needs == ()
+    assert subject.images == ("0" * 64,) and subject.phrase == "[v1] ghost"
+
+
+def test_one_prior_serves_every_film() -> None:
+    """It does not depend on the scene, the plan, the film's degrees of parallelism, or the denoising steps."""
+    request, plan = _told()
+    other, _ = _told(
+        settings=RenderSettings(num_inference_steps=9, guidance_scale=4),
+        execution=ExecutionPlan(device="cpu", dtype="float32", threads=1, guidance_degree=2),
+    )
+    shorter = plan.model_copy(update={"scenes": plan.scenes[:1]})
+    assert other.film(shorter).priors[0].key == request.film(plan).priors[0].key
+    assert other.film(shorter).scenes[0].key != request.film(plan).scenes[0].key
+    assert other.film(shorter).scenes[0].workers == 2
+
+
+def test_a_library_that_grew_asks_again() -> None:
+    (before, plan), (after, _) = _told(), _told(library_version="2")
+    assert before.film(plan).priors[0].key != after.film(plan).priors[0].key
+    assert before.film(plan).priors[1].key == after.film(plan).priors[1].key
+
+
+def test_without_priors_nothing_is_learned() -> None:
+    request, plan = _told(learn=False)
+    assert {job.kind for job in request.film(plan).jobs} == {"scene"}
+
+
+def test_a_request_is_a_story_or_a_plan() -> None:
+    with pytest.raises(ValueError, match="one of both"):
+        _request(story=STORY)

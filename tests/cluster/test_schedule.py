@@ -17,7 +17,7 @@ idle = st.dictionaries(st.integers(0, 9).map(lambda n: f"w{n}"), st.sampled_from
 @given(jobs, idle, st.dictionaries(st.integers(0, 4), st.integers(0, 5)))
 def test_no_worker_idles_while_work_waits(waiting, idle, running) -> None:
     pairs = assign(waiting, idle, running)
-    keys, workers = [k for k, _ in pairs], [w for _, w in pairs]
+    keys, workers = [k for k, _ in pairs], [w for _, names in pairs for w in names]
     assert len(set(keys)) == len(keys) and len(set(workers)) == len(workers)
     assert set(workers) <= set(idle) and set(keys) <= {job.key for job in waiting}
     assert len(pairs) == min(len(idle), len({job.key for job in waiting}))
@@ -33,5 +33,20 @@ def test_films_share_the_workers() -> None:
 
 
 def test_a_worker_that_holds_the_model_is_preferred() -> None:
-    assert assign([Waiting("k", 0, "b")], {"w0": "a", "w1": None, "w2": "b"}, {}) == [("k", "w2")]
-    assert assign([Waiting("k", 0, "b")], {"w0": "a", "w1": None}, {}) == [("k", "w1")]
+    assert assign([Waiting("k", 0, "b")], {"w0": "a", "w1": None, "w2": "b"}, {}) == [("k", ("w2",))]
+    assert assign([Waiting("k", 0, "b")], {"w0": "a", "w1": None}, {}) == [("k", ("w1",))]
+
+
+def test_a_job_of_several_workers_gets_them_at_once_and_is_not_passed() -> None:
+    pair, single = Waiting("pair", 0, "a", workers=2), Waiting("single", 1, "a")
+    assert assign([pair, single], {"w0": "a", "w1": "a", "w2": "a"}, {}) == [
+        ("pair", ("w0", "w1")),
+        ("single", ("w2",)),
+    ]
+    assert assign([pair, single], {"w0": "a"}, {}) == []  # else single jobs could pass it for ever
+    assert assign([pair, single], {"w0": "a"}, {0: 1}) == [("single", ("w0",))]
+
+
+def test_a_films_priors_start_before_its_scenes() -> None:
+    waiting = [Waiting("prior", 0, "a"), Waiting("scene-1", 0, "a"), Waiting("scene-2", 0, "a")]
+    assert [key for key, _ in assign(waiting, {"w0": "a", "w1": "a"}, {})] == ["prior", "scene-1"]

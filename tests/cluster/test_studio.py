@@ -14,24 +14,24 @@ from cluster.client import FilmFailed, render_films
 from cluster.films import FilmRequest
 from cluster.store import Store
 from engine.video import read_video
-from tests.conftest import small_request
+from tests.conftest import scenes_of, small_request
 
 pytestmark = pytest.mark.cluster
 
 
 def _film_hash(store: Store, request: FilmRequest) -> str:
-    return hashlib.sha256(store.get("film", request.key, "film.mp4")).hexdigest()
+    return hashlib.sha256(store.get("film", request.film(request.plan).key, "film.mp4")).hexdigest()
 
 
 def test_a_film_is_made_by_studio_and_workers(a_film) -> None:
     store, request, seen = a_film
-    frames, fps = read_video(store.get("film", request.key, "film.mp4"))
+    frames, fps = read_video(store.get("film", request.film(request.plan).key, "film.mp4"))
     assert fps == 8
     assert len(frames) == 3 * 24
     alive = [a for a in seen[-1]["actors"] if a["state"] == "ALIVE"]
     assert sum(a["class"] == "Studio" for a in alive) == 1
     assert sum(a["class"] == "Worker" for a in alive) == 2
-    side_by_side = max(sum(s["state"] == "running" for s in state["scenes"]) for state in seen[:-1])
+    side_by_side = max(sum(s["state"] == "running" for s in scenes_of(state)) for state in seen[:-1])
     assert side_by_side == 2
     assert store.list("journal/films") == []
     assert store.read("lease.json") is None
@@ -39,8 +39,8 @@ def test_a_film_is_made_by_studio_and_workers(a_film) -> None:
 
 def test_the_films_frames_are_the_scenes_frames(a_film) -> None:
     store, request, _ = a_film
-    film, _ = read_video(store.get("film", request.key, "film.mp4"))
-    for n, job in enumerate(request.jobs):
+    film, _ = read_video(store.get("film", request.film(request.plan).key, "film.mp4"))
+    for n, job in enumerate(request.film(request.plan).scenes):
         clip, _ = read_video(store.get("scene", job.key, "clip.mp4"))
         assert (film[24 * n : 24 * (n + 1)] == clip).all()
 
@@ -52,7 +52,7 @@ def test_a_killed_process_changes_nothing(victim: str, a_film, ray_of_two, tmp_p
     store, killed = Store(str(tmp_path)), []
 
     def watch(states):
-        if not killed and any(s["state"] == "running" and s["step"] >= 2 for s in states[0]["scenes"]):
+        if not killed and any(s["state"] == "running" and s["step"] >= 2 for s in scenes_of(states[0])):
             actor = next(a for a in list_actors() if a.class_name == victim and a.state == "ALIVE")
             os.kill(actor.pid, signal.SIGKILL)
             killed.append(actor.pid)
@@ -70,7 +70,7 @@ def test_finished_scenes_are_not_made_again(a_film, ray_of_two) -> None:
     again = small_request(plan=request.plan.model_copy(update={"scenes": (scenes[0], changed, scenes[2])}))
     rendered: set[str] = set()
     render_films(
-        store, [again], 2, None, lambda s: rendered.update(x["id"] for x in s[0]["scenes"] if x["state"] == "running")
+        store, [again], 2, None, lambda s: rendered.update(x["id"] for x in scenes_of(s[0]) if x["state"] == "running")
     )
     assert rendered == {changed.id}
 
@@ -80,7 +80,7 @@ def test_a_film_that_cannot_be_made_says_why_and_others_go_on(a_film, ray_of_two
     good, bad = small_request(1), small_request(1, seed=6, fingerprint="of another model")
     with pytest.raises(FilmFailed, match=r"scene a-walk: failed 3 times: .*not the one the film was asked for"):
         render_films(store, [bad, good], 2, None, lambda states: None)
-    assert store.record("film", good.key) is not None
+    assert good.finished(store) is not None
 
 
 def test_nothing_is_left_over(a_film, ray_of_two) -> None:

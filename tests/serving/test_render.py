@@ -44,7 +44,7 @@ def test_a_finished_film_is_written_without_ray(a_film, command, tmp_path, monke
     assert capsys.readouterr().out.strip() == str(folder / "film.mp4")
     store, request, _ = a_film
     digest = hashlib.sha256((folder / "film.mp4").read_bytes()).hexdigest()
-    assert digest == store.record("film", request.key)["notes"]["sha256"]
+    assert digest == store.record("film", request.film(request.plan).key)["notes"]["sha256"]
     frames, _ = read_video(folder / "film.mp4")
     assert len(frames) == 24 * len(request.plan.scenes)
     assert load_plan(folder / "plan.yaml") == request.plan
@@ -64,7 +64,7 @@ def test_the_judge_reads_what_was_written(command, tmp_path, monkeypatch, capsys
 
 def test_a_damaged_scene_is_made_again(a_film, command, tmp_path, capsys) -> None:
     store, request, _ = a_film
-    name = f"results/scene/{request.jobs[0].key}/clip.mp4"
+    name = f"results/scene/{request.film(request.plan).scenes[0].key}/clip.mp4"
     before = store.read(name)
     store.write(name, before[:-1] + b"!")
     assert main(command) == 0
@@ -75,4 +75,5 @@ def test_a_damaged_scene_is_made_again(a_film, command, tmp_path, capsys) -> Non
 def test_a_film_is_named_by_its_plan(tmp_path) -> None:
     assert film_name(tmp_path / "a-b.plan.yaml") == "a-b"
     assert film_name(tmp_path / "x.yml") == "x"
+    assert film_name(tmp_path / "x.txt") == "x"
     assert film_name(tmp_path / "plan.yaml") == tmp_path.name

@@ -1,0 +1,235 @@
+"""Scenes per minute of the whole engine, against one process per scene and against a bare loop without Ray.
+
+    python -m benchmarks.throughput [--films 3] [--steps N] [--no-prior]
+
+The same plans, seeds, steps, dtype and priors in all of them:
+- engine: one studio with two workers; cold = from nothing to the last film, warm = workers and priors are there, and
+  other seeds are rendered;
+- vs_process_per_scene: the released way, a fresh process for each scene, two at a time; each prior is learned once, by
+  a process of its own, before the scenes (cold), or lies on disk already (warm);
+- vs_bare_loop: the better of one process with two threads and two processes with one, everything loaded, no Ray.
+The last line is one JSON object; "seconds" has start-up, priors and denoising apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from cluster.films import FilmRequest, PriorJob, SceneJob, request_of
+from cluster.store import Store
+from engine.models import load_bundle
+from engine.plan import Region, load_plan
+from engine.settings import ExecutionPlan, RenderSettings
+
+console = Console(stderr=True)
+PLAN = Path(__file__).parent.parent / "examples" / "the-fox-and-the-robot.plan.yaml"
+NEW_MOTION = "zigzags across"
+
+
+def requests(store: Store, films: int, first_seed: int, steps: int | None, learn: bool) -> list[FilmRequest]:
+    """Films of the example's plan with different seeds; the last actor of each does a motion that must be learned."""
+    bundle = load_bundle("miniature")
+    plan = load_plan(PLAN)
+    if learn:
+        last = plan.scenes[-1]
+        old = last.regions[0]
+        new = Region(
+            entity=old.entity, motion=NEW_MOTION, caption=f"a {old.entity} {NEW_MOTION} in the snow",
+            boxes={"1-6": [0.0, 0.04, 1.0, 0.98]},
+        )  # fmt: skip
+        scenes = (*plan.scenes[:-1], last.model_copy(update={"regions": (new,)}))
+        plan = plan.model_copy(update={"scenes": scenes})
+    settings = RenderSettings(
+        num_inference_steps=steps or bundle.num_inference_steps, guidance_scale=bundle.guidance_scale
+    )
+    execution = ExecutionPlan(device="cpu", dtype="float32", threads=1)
+    return [
+        request_of(bundle, "miniature", store, plan=plan, seed=seed, settings=settings, execution=execution)
+        for seed in range(first_seed, first_seed + films)
+    ]
+
+
+def engine(folder: Path, films: int, steps: int | None, learn: bool) -> dict[str, float]:
+    """Seconds of a cold and of a warm run, and of their parts."""
+    from cluster.client import close_studio, make_films
+    from cluster.local import ray_cluster
+    from cluster.studio import open_studio
+
+    store, seen = Store(str(folder)), {}
+    began = time.perf_counter()
+
+    def watch(states) -> None:
+        jobs = [job for state in states for job in state["jobs"]]
+        now = time.perf_counter() - began
+        if any(job["step"] for job in jobs):
+            seen.setdefault("start_up", now)
+        if all(job["state"] == "done" for job in jobs if job["kind"] == "prior"):
+            seen.setdefault("priors_done", now)
+
+    with ray_cluster(None, 2):
+        studio = open_studio(store, "cpu")
+        make_films(studio, requests(store, films, 0, steps, learn), 2, watch)
+        cold = time.perf_counter() - began
+        again = requests(store, films, 100, steps, learn)
+        start = time.perf_counter()
+        make_films(studio, again, 2, lambda states: None)
+        warm = time.perf_counter() - start
+        close_studio(studio)
+    scenes = [job for request in again for job in request.film(request.plan).scenes]
+    denoising = sum(store.notes(*job.result)["seconds"]["denoising"] for job in scenes)
+    return {"cold": cold, "warm": warm, "denoising": denoising, **seen}
+
+
+def child(job: str, folder: str) -> None:
+    """What one process of the released way does: load the model, then one prior or one scene."""
+    import torch
+
+    from engine.render import render_clip
+    from engine.video_model import VideoModel
+
+    torch.set_num_threads(1)
+    store, files = Store(folder), Path(folder)
+    data = json.loads(job)
+    if "of" in data:
+        prior = PriorJob.model_validate(data)
+        from actors.worker import training_clips
+        from engine.priors import learn_motion
+
+        found = {name: store.get("clips", prior.clips, name) for name in store.record("clips", prior.clips)["files"]}
+        model = VideoModel(load_bundle(prior.model))
+        made = learn_motion(model, training_clips(found), prior.settings, prior.seed)
+        (files / f"{prior.key}.safetensors").write_bytes(made.weights)
+        return
+    scene = SceneJob.model_validate(data)
+    model = VideoModel(load_bundle(scene.model))
+    fetch = lambda key: (files / f"{key}.safetensors").read_bytes()  # noqa: E731
+    made = render_clip(model, scene.scene, scene.seed, scene.settings, scene.execution, scene.priors, fetch)
+    (files / f"{scene.key}.mp4").write_bytes(made.clip)
+
+
+def two_at_a_time(jobs: list[str], folder: Path) -> float:
+    """Seconds for a fresh process per job, two at a time."""
+    began, running, left = time.perf_counter(), [], list(jobs)
+    while left or running:
+        while left and len(running) < 2:
+            command = [sys.executable, "-m", "benchmarks.throughput", "--child", left.pop(0), "--folder", str(folder)]
+            running.append(subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}))
+        for process in list(running):
+            if process.poll() is not None:
+                if process.returncode:
+                    raise SystemExit("a child process failed; its error stands above")
+                running.remove(process)
+        time.sleep(0.05)
+    return time.perf_counter() - began
+
+
+def bare_loop(jobs: list[str], folder: Path, processes: int) -> float:
+    """Seconds for the scenes in a plain loop: `processes` with 2 / processes threads, each loaded and warmed up."""
+    parts = [jobs[n::processes] for n in range(processes)]
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.throughput", "--loop", str(2 // processes), "--folder", str(folder)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for _ in parts
+    ]  # fmt: skip
+    for worker, part in zip(workers, parts, strict=True):
+        worker.stdin.write(json.dumps(part) + "\n")
+        worker.stdin.flush()
+    for worker in workers:
+        assert worker.stdout.readline().strip() == "ready"
+    began = time.perf_counter()
+    for worker in workers:
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    for worker in workers:
+        worker.stdout.readline()
+    seconds = time.perf_counter() - began
+    for worker in workers:
+        worker.wait()
+    return seconds
+
+
+def loop(threads: int, folder: str) -> None:
+    """One process of the bare loop."""
+    import torch
+
+    from engine.render import render_clip
+    from engine.video_model import VideoModel
+
+    jobs = [SceneJob.model_validate(json.loads(job)) for job in json.loads(sys.stdin.readline())]
+    torch.set_num_threads(threads)
+    model = VideoModel(load_bundle(jobs[0].model))
+    fetch = lambda key: (Path(folder) / f"{key}.safetensors").read_bytes()  # noqa: E731
+
+    def render(job: SceneJob, steps: int | None = None):
+        settings = job.settings.model_copy(update={"num_inference_steps": steps}) if steps else job.settings
+        return render_clip(model, job.scene, job.seed, settings, job.execution, job.priors, fetch)
+
+    for job in jobs:  # every LoRA is resident, every caption encoded, as in a warm worker
+        if job.priors or job is jobs[0]:
+            render(job, 2)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for job in jobs:
+        (Path(folder) / f"loop-{job.key}.mp4").write_bytes(render(job).clip)
+    print("done", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--films", type=int, default=3)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--no-prior", action="store_true", help="known motions only")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--loop", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        return child(options.child, options.folder)
+    if options.loop:
+        return loop(options.loop, options.folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        learn = not options.no_prior
+        with console.status("the engine, cold and warm ..."):
+            ours = engine(folder, options.films, options.steps, learn)
+        asked = requests(Store(temporary), options.films, 0, options.steps, learn)
+        films = [request.film(request.plan) for request in asked]
+        scenes = [job.model_dump_json() for film in films for job in film.scenes]
+        priors = list(dict.fromkeys(job.model_dump_json() for film in films for job in film.priors))
+        with console.status(f"one process for each of {len(scenes)} scenes, two at a time ..."):
+            learning = two_at_a_time(priors, folder)
+            each = two_at_a_time(scenes, folder)
+        with console.status("the bare loop ..."):
+            bare = min(bare_loop(scenes, folder, 1), bare_loop(scenes, folder, 2))
+    count = len(scenes)
+    result = {
+        "scenes": count,
+        "scenes_per_minute": round(60 * count / ours["warm"], 2),
+        "scenes_per_minute_cold": round(60 * count / ours["cold"], 2),
+        "vs_process_per_scene": {
+            "cold": round((learning + each) / ours["cold"], 2),
+            "warm": round(each / ours["warm"], 2),
+        },
+        "vs_bare_loop": round(bare / ours["warm"], 3),
+        "seconds": {
+            "engine": {key: round(value, 1) for key, value in ours.items()},
+            "process_per_scene": {"priors": round(learning, 1), "scenes": round(each, 1)},
+            "bare_loop": round(bare, 1),
+        },
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

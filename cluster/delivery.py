@@ -1,0 +1,39 @@
+"""Given to an actor with a job: its inputs come from it, progress and the result go to it. So actors know no store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.films import Job, Result, input_name
+from cluster.store import Store
+from engine.errors import InputError
+
+
+class Delivery:
+    """`report(done, total)` is shown live, if there is a studio; `put` keeps the result whole or not at all."""
+
+    def __init__(self, store: Store, studio: Any, job: Job) -> None:
+        self.store, self.studio, self.job = store, studio, job
+
+    def report(self, done: int, total: int) -> None:
+        if self.studio is not None:
+            self.studio.progress.remote(self.job.key, done, total)
+
+    def fetch(self, result: Result) -> dict[str, bytes]:
+        """All files of an upstream result. Raises DamagedResult when one is not what was stored."""
+        record = self.store.record(*result)
+        if record is None:
+            raise KeyError(f"{result[0]}/{result[1]} is not in the store")
+        return {name: self.store.get(*result, name) for name in record["files"]}
+
+    def image(self, sha256: str) -> bytes:
+        """A reference image. Raises InputError when the storage has none of that name."""
+        data = self.store.read(input_name(sha256))
+        if data is None:
+            raise InputError(
+                f"the reference image {sha256[:12]}... is not in the storage; ask for the film again with it"
+            )
+        return data
+
+    def put(self, files: dict[str, bytes], notes: dict[str, Any]) -> None:
+        self.store.put(self.job.kind, self.job.key, files, notes)

@@ -1,0 +1,157 @@
+"""Trains the miniature's planner adapter: a LoRA on the linear layers, on stories made by the grammar.
+
+    python -m engine.miniature.train_planner
+
+Three steps of four are level 2 (one scene each), the others level 1 (a whole story); the loss is on the answer alone.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import peft
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from engine.miniature import words
+from engine.miniature.grammar import make_story, scene_answer
+from engine.miniature.settings import BUNDLE, TrainingSettings
+from engine.miniature.trainer import Trainer
+from engine.models import Bundle, load_bundle
+from engine.plan import KEYFRAMES
+from engine.planner import StoryScene, scene_messages, story_messages
+from engine.planner_model import model_path
+
+ADAPTER = BUNDLE / "planner"
+BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"  # what the adapter's config says it belongs to
+TRAINING = TrainingSettings(minutes=30, lr=1e-3, batch=8, warmup_steps=10, weight_decay=0.0, ema=0.95, seed=3)
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """On every linear layer of the upper two thirds; the lower third, left as it is, needs no backward pass."""
+
+    first_layer: int = 10  # of 30
+    rank: int = 16
+    alpha: int = 32
+    stories: int = 5  # in a level-1 batch
+    story_every: int = 4  # steps
+    wrong_hint: float = 0.25  # of level-2 prompts: level 1 may err, and the narration is to be believed
+
+
+LORA = LoraSettings()
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+Pair = tuple[list[dict[str, str]], dict]  # messages, answer
+
+
+class Trainable(torch.nn.Module):
+    """The adapter's weights alone, under the names that they have in the adapter's file."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.weights = {n.replace(".default.", "."): p for n, p in model.named_parameters() if p.requires_grad}
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        yield from self.weights.items()
+
+
+def story_pairs(rng: random.Random, count: int, bundle: Bundle) -> list[Pair]:
+    """Level 1: the sentences of a story, and its scenes."""
+    pairs = []
+    for _ in range(count):
+        story = make_story(rng, rng.choice([1, 2, 3, 4, 5, 6]))
+        pairs.append((story_messages(bundle, story.sentences, story.characters), story.answer()))
+    return pairs
+
+
+def scene_pairs(rng: random.Random, count: int, bundle: Bundle) -> list[Pair]:
+    """Level 2: one scene, with the scene before, and who is where doing what."""
+    pairs = []
+    for _ in range(count):
+        scenes = (story := make_story(rng, 2)).scenes
+        scene, before = rng.choice([(scenes[0], ""), (scenes[1], scenes[0].narration)])
+        motions = scene.motions
+        if rng.random() < LORA.wrong_hint:
+            motions = [rng.choice(words.MOTIONS) if rng.random() < 0.6 else motion for motion in motions]
+        outline = StoryScene(sentences=[1], place=scene.stage, motions=motions)
+        messages = scene_messages(bundle, outline, scene.narration, before, story.characters)
+        pairs.append((messages, scene_answer(scene)))
+    return pairs
+
+
+def batch_pairs(step: int, bundle: Bundle) -> tuple[str, list[Pair]]:
+    """The level and the questions of a step. Scenes of neighbouring steps are sorted by length: padding costs time."""
+    turn = step % LORA.story_every
+    rng = random.Random(f"{TRAINING.seed}-{step if turn == 0 else step - turn + 1}")
+    if turn == 0:
+        return "story", story_pairs(rng, LORA.stories, bundle)
+    pairs = scene_pairs(rng, TRAINING.batch * (LORA.story_every - 1), bundle)
+    pairs.sort(key=lambda pair: len(pair[0][-1]["content"]) + len(json.dumps(pair[1])))
+    return "scene", pairs[(turn - 1) * TRAINING.batch : turn * TRAINING.batch]
+
+
+def tokens_of(pairs: list[Pair], tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids (batch, length), padded at the end, and the same with -100 where no loss is taken."""
+    rows, labels = [], []
+    for messages, answer in pairs:
+        asked = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        prompt = tokenizer(asked, add_special_tokens=False).input_ids
+        said = json.dumps(answer, separators=(",", ":")) + tokenizer.eos_token
+        reply = tokenizer(said, add_special_tokens=False).input_ids
+        rows.append(torch.tensor(prompt + reply))
+        labels.append(torch.tensor([-100] * len(prompt) + reply))
+    pad = torch.nn.utils.rnn.pad_sequence
+    return pad(rows, True, tokenizer.eos_token_id), pad(labels, True, -100)
+
+
+def answer_loss(model: torch.nn.Module, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross entropy of the answers' tokens. The output head, a fifth of the model, sees those alone."""
+    base = model.get_base_model()
+    hidden = base.model(input_ids=ids).last_hidden_state  # causal, so padding at the end is never looked at
+    said = labels[:, 1:] != -100
+    logits = base.lm_head(hidden[:, :-1][said])
+    return torch.nn.functional.cross_entropy(logits.float(), labels[:, 1:][said])
+
+
+def main() -> None:
+    bundle = load_bundle("miniature")
+    folder = model_path(bundle)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    torch.manual_seed(TRAINING.seed)
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    config = peft.LoraConfig(
+        r=LORA.rank, lora_alpha=LORA.alpha, target_modules=list(LINEAR), task_type="CAUSAL_LM",
+        layers_to_transform=list(range(LORA.first_layer, base.config.num_hidden_layers)), base_model_name_or_path=BASE,
+    )  # fmt: skip
+    model = peft.get_peft_model(base, config)
+    weights = Trainable(model)
+    trainer = Trainer("planner", weights, TRAINING, {"": ADAPTER / "adapter_model.safetensors"})
+
+    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        level, pairs = batch_pairs(step, bundle)
+        ids, labels = tokens_of(pairs, tokenizer)
+        with torch.autocast("cpu", torch.bfloat16):
+            value = answer_loss(model, ids, labels)
+        return value, {level: float(value.detach())}
+
+    def publish(ema: dict[str, torch.Tensor]) -> None:
+        ADAPTER.mkdir(exist_ok=True)
+        tensors = {name: value.to(torch.bfloat16).contiguous() for name, value in ema.items()}
+        save_file(tensors, ADAPTER / "adapter_model.safetensors", {"format": "pt"})
+        settings = config.to_dict() | {"base_model_name_or_path": BASE, "inference_mode": True}
+        settings["target_modules"] = sorted(settings["target_modules"])
+        settings = {key: value.value if hasattr(value, "value") else value for key, value in settings.items()}
+        (ADAPTER / "adapter_config.json").write_text(json.dumps(settings, indent=1, default=str) + "\n")
+
+    trainer.run(loss, publish)
+
+
+if __name__ == "__main__":
+    assert KEYFRAMES == 6, "the grammar writes six keyframes"
+    main()

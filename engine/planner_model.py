@@ -1,0 +1,86 @@
+"""Where a bundle's planner model lies: a folder, a name on the hub, or a GGUF file inside an installed package."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from engine.errors import InputError
+from engine.models import Bundle, PlannerModel
+
+PACKAGE = "package:"
+
+
+def planner_of(bundle: Bundle) -> PlannerModel:
+    """The bundle's planner model. Raises InputError when it has none."""
+    if bundle.planner is None:
+        raise InputError(f"model {bundle.name}: its bundle.yaml names no planner; give a plan instead of a story")
+    return bundle.planner
+
+
+def model_path(bundle: Bundle) -> str:
+    """What transformers and vLLM load. A GGUF file is unpacked into the cache by the first call (15 s)."""
+    name = planner_of(bundle).model
+    if name.startswith(PACKAGE):
+        return str(unpacked(_gguf_file(name.removeprefix(PACKAGE))))
+    local = bundle.folder / name
+    return str(local) if local.is_dir() else name
+
+
+def adapter_path(bundle: Bundle) -> str | None:
+    """The folder of the planner's LoRA, or None. Raises InputError when it is named and not there."""
+    adapter = planner_of(bundle).adapter
+    if adapter is None:
+        return None
+    folder = bundle.folder / adapter
+    if not (folder / "adapter_config.json").is_file():
+        raise InputError(f"model {bundle.name}: planner.adapter: no peft adapter lies in {folder}")
+    return str(folder)
+
+
+def _gguf_file(package: str) -> Path:
+    """The package's GGUF file. None of the package's code is run."""
+    spec = importlib.util.find_spec(package)
+    folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
+    files = sorted(file for folder in folders for file in folder.rglob("*.gguf"))
+    if not files:
+        raise InputError(
+            f"planner.model: no GGUF file in the Python package {package}; is it installed? (make install)"
+        )
+    return files[0]
+
+
+def unpacked(gguf: Path) -> Path:
+    """The model of a GGUF file as bfloat16 safetensors, with its tokenizer, in a cache folder named by its sha256.
+
+    Whole or not at all: written beside its place and then renamed, so that processes may race.
+    """
+    with gguf.open("rb") as data:
+        key = hashlib.file_digest(data, "sha256").hexdigest()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreamrunner" / "planner"
+    folder = cache / key
+    if folder.is_dir():
+        return folder
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    cache.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{key[:8]}.", dir=cache))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+        )
+        model.save_pretrained(partial, safe_serialization=True)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
+        try:
+            partial.rename(folder)
+        except OSError:  # another process was first
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder

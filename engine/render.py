@@ -1,0 +1,100 @@
+"""From a scene to its clip: LoRAs bound to their regions, denoising alone or with others, decoding, encoding."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+
+from engine.adapters import region_loras
+from engine.lora import load_lora, remove_lora, resident_loras
+from engine.parallel import parallel_scene
+from engine.plan import Region, Scene
+from engine.regions import RegionMap, region_map
+from engine.scene import denoise
+from engine.settings import ExecutionPlan, RenderSettings
+from engine.video import encode_video
+from engine.video_model import VideoModel
+
+MAX_RESIDENT_LORAS = 16  # those of a scene stay in memory for the next one that uses them
+
+
+class Bound(Protocol):
+    """A LoRA in a scene: it acts on the regions whose motion, or entity, is `name`; `key` names its weights."""
+
+    @property
+    def of(self) -> Literal["motion", "subject"]: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A scene's latents (1, frames, channels, h, w), its clip as mp4, and seconds by what took them."""
+
+    latents: torch.Tensor
+    clip: bytes
+    seconds: dict[str, float]
+
+
+def render_clip(
+    model: VideoModel,
+    scene: Scene,
+    seed: int,
+    settings: RenderSettings,
+    execution: ExecutionPlan,
+    priors: Sequence[Bound] = (),
+    fetch: Callable[[str], bytes] | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
+    rank: int = 0,
+    address: str = "",
+) -> Rendered | None:
+    """Makes the scene as member `rank` of its workers, of which member 0 listens at `address`; it alone gets a result.
+
+    `fetch` gives the safetensors of a LoRA that is not resident yet. LoRAs bind by the plan's entity and motion, never
+    by looking into captions.
+    """
+    began = time.perf_counter()
+    regions = region_map(scene, model.grid, model.bundle.text_tokens)
+    masks = {prior.key: _acts_on(regions, prior).to(model.device) for prior in priors}
+    keep_resident(model, list(masks), fetch)
+    loaded = time.perf_counter()
+    with (
+        parallel_scene(model, execution, rank, address) as parallel,
+        region_loras(model.transformer, masks, parallel.sequence),
+    ):
+        for state in denoise(model, scene, seed, settings, parallel=parallel):
+            if rank == 0:
+                report(state.step, settings.num_inference_steps)
+    if rank > 0:
+        return None
+    denoised = time.perf_counter()
+    frames = model.decode(state.latents).numpy()
+    clip = encode_video(frames, model.bundle.fps, model.bundle.view_scale)
+    decoded = time.perf_counter()
+    seconds = {"loras": loaded - began, "denoising": denoised - loaded, "decoding": decoded - denoised}
+    return Rendered(state.latents.float().cpu(), clip, seconds)
+
+
+def keep_resident(model: VideoModel, keys: Sequence[str], fetch: Callable[[str], bytes] | None) -> None:
+    """Makes these LoRAs resident; the oldest that are not needed make room."""
+    there = resident_loras(model.transformer)
+    missing = [key for key in keys if key not in there]
+    idle = [name for name in there if name not in keys]
+    for name in idle[: max(0, len(there) + len(missing) - MAX_RESIDENT_LORAS)]:
+        remove_lora(model.transformer, name)
+    for key in missing:
+        assert fetch, "a LoRA must come from somewhere"
+        load_lora(model.transformer, fetch(key), key)
+
+
+def _acts_on(regions: RegionMap, prior: Bound) -> torch.Tensor:
+    def mine(region: Region) -> bool:
+        return (region.motion if prior.of == "motion" else region.entity) == prior.name
+
+    return regions.token_mask(mine)

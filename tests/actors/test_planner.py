@@ -1,0 +1,112 @@
+"""The real planner: vLLM with the miniature's language model and adapter, in a Ray actor."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+
+from actors.planner import Planner
+from benchmarks.planner import STORIES, Score, scene_with
+from engine.errors import InputError
+from engine.models import load_bundle
+from engine.plan import load_plan
+from engine.story import Story
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]  # vLLM loads in 20 s, in minutes on a busy machine
+GIVEN = "Suddenly a dragon spun around like a top on the beach, and the robot watched."
+
+
+@dataclass
+class Folder:
+    """A delivery that keeps what it is given in a folder; actor and test are on one machine."""
+
+    path: Path
+
+    def report(self, done: int, total: int) -> None:
+        with (self.path / "reports").open("a") as file:
+            file.write(f"{done}/{total}\n")
+
+    def put(self, files: dict[str, bytes], notes: dict[str, Any]) -> None:
+        for name, data in files.items():
+            (self.path / name).write_bytes(data)
+        (self.path / "notes.json").write_text(json.dumps(notes))
+
+
+@dataclass(frozen=True)
+class Task:
+    story: Story
+    seed: int = 0
+    model: str = "miniature"
+
+
+@pytest.fixture(scope="module")
+def planner(ray_of_two) -> Iterator[Any]:
+    planner = Planner.remote()
+    yield planner
+    ray.kill(planner)
+
+
+def test_a_story_is_planned(planner, tmp_path) -> None:
+    told = [*STORIES[0], (GIVEN, ("beach", {"dragon": "spins around", "robot": "stands still"}))]
+    text = " ".join(sentence for sentence, _ in told)
+    story = Story(title="The fox and the robot", text=text, characters={"dragon": ("0" * 64,)})
+    ray.get(planner.plan.remote(Task(story), Folder(tmp_path)))
+
+    plan = load_plan(tmp_path / "plan.yaml")
+    assert plan.title == story.title
+    assert " ".join(scene.narration for scene in plan.scenes) == text
+    reports = (tmp_path / "reports").read_text().split()
+    assert reports[0] == "0/0"
+    assert reports[-1] == f"{len(plan.scenes)}/{len(plan.scenes)}"
+    answers = json.loads((tmp_path / "answers.json").read_text())
+    assert [a["level"] for a in answers if a["refused"] is None] == ["story"] + ["scene"] * len(plan.scenes)
+    notes = json.loads((tmp_path / "notes.json").read_text())
+    assert notes["planner"] == load_bundle("miniature").planner.model
+    assert notes["attempts"] == len(answers)
+    assert notes["seconds"]["planning"] > 0
+
+    score = Score()
+    for sentence, (stage, cast) in told:
+        score.add(sentence, scene_with(plan, sentence), stage, cast)
+    assert score.right["places"] >= 6, score.wrong  # of 7
+    assert score.right["casts"] >= 5, score.wrong  # of 7
+    assert score.right["motions"] >= 7, score.wrong  # of 11
+    spun = [r for scene in plan.scenes for r in scene.regions if r.entity == "dragon"]
+    assert all(region.caption.startswith("a [v1] dragon ") for region in spun)
+
+
+def test_an_empty_story_is_refused(planner, tmp_path) -> None:
+    empty = Story.model_construct(title="", text=" ", characters={})
+    with pytest.raises(InputError, match="story: text: it is empty"):
+        ray.get(planner.plan.remote(Task(empty), Folder(tmp_path)))
+    assert not (tmp_path / "plan.yaml").exists()
+
+
+def test_no_process_is_left_when_it_closes_or_is_killed(planner) -> None:
+    process = psutil.Process(ray.get(planner.ready.remote()))
+    children = process.children(recursive=True)
+    assert len(children) >= 1  # vLLM's EngineCore and its worker
+    ray.get(planner.close.remote())
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert alive == []
+
+    assert ray.get(planner.ready.remote()) == process.pid  # it can be asked again
+    children = process.children(recursive=True)
+    assert len(children) >= 1
+    os.kill(process.pid, signal.SIGKILL)
+    until = time.monotonic() + 60
+    while (alive := [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]) and (
+        time.monotonic() < until
+    ):
+        time.sleep(0.5)
+    assert alive == []

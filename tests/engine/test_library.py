@@ -1,0 +1,247 @@
+"""The motion library with the miniature's own clips and trained scorers: each step, filling, bad files."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from engine.errors import InputError
+from engine.library import Captioned, Library, RetrievalSettings
+from engine.miniature import words
+from engine.miniature.clips import LibraryClips, library_clips, recipes, vocabulary
+from engine.models import Bundle, LibraryOf, load_bundle
+from engine.scorers import Scorers, sample
+from engine.video import encode_video, read_video
+
+MINIATURE = load_bundle("miniature")
+MOTION = "spins around"
+
+
+def chosen() -> list[int]:
+    """40 of the 400 clips: 10 that show the motion, all 12 made to mislead about it or of a wrong shape, 18 others."""
+    made = recipes()
+    good = [n for n, r in enumerate(made) if (r.shows, r.names, r.flaw) == (MOTION, MOTION, "")][:10]
+    bad = [n for n, r in enumerate(made) if r.names == MOTION and (r.shows != MOTION or r.flaw)]
+    others = [n for n, r in enumerate(made) if r.names != MOTION and r.shows != MOTION][::18][:18]
+    return good + bad + others
+
+
+@pytest.fixture(scope="session")
+def few() -> list[Captioned]:
+    clips = library_clips()
+    return [clips[n] for n in chosen()]
+
+
+@pytest.fixture(scope="session")
+def library(few, tmp_path_factory) -> Library:
+    made = Library(str(tmp_path_factory.mktemp("library")), without_clips())
+    assert made.add(few) == (40, 0, ())
+    return made
+
+
+def without_clips(**changes) -> Bundle:
+    """The miniature with a library that begins empty."""
+    return MINIATURE.model_copy(update={"library": MINIATURE.library.model_copy(update={"clips": None, **changes})})
+
+
+def test_the_miniatures_clips_cover_its_world() -> None:
+    made = recipes()
+    assert len(made) == len(library_clips()) == 400
+    assert {r.shows for r in made} == set(words.MOTIONS)
+    assert sum(r.shows == r.names and not r.flaw for r in made if r.shows in words.LIBRARY_MOTIONS) == 6 * 36
+
+
+def test_a_clip_is_always_the_same(few) -> None:
+    assert LibraryClips()[chosen()[3]] == few[3]
+    assert set(few[3].caption.split()) <= set(vocabulary())
+
+
+def test_words_find_inflections_and_nothing_else(library, few) -> None:
+    step = library.retrieve(MOTION).steps[0]
+    captions = [c.caption for c in step.kept]
+    assert any("is spinning" in caption for caption in captions)
+    assert all(any(stem in caption for stem in ("spin", "around")) for caption in captions)
+    assert len(captions) == sum("spin" in c.caption or "around" in c.caption for c in few)
+    assert [c.bm25 for c in step.kept] == sorted((c.bm25 for c in step.kept), reverse=True)
+    assert sum(step.dropped.values()) == 40 - len(captions)
+
+
+def test_attributes_drop_clips_of_a_wrong_shape(library) -> None:
+    words_step, step, _ = library.retrieve(MOTION).steps
+    assert step.dropped == {"shorter than 2 s": 1, "narrower than 0.9 of their height": 1}
+    assert len(step.kept) == len(words_step.kept) - 2
+    settings = RetrievalSettings(min_seconds=0, min_frames=9, min_aspect=0)
+    assert library.retrieve(MOTION, settings).steps[1].dropped == {"of fewer than 9 frames": 1}
+
+
+def test_scorers_prefer_clips_that_show_the_motion(library, few) -> None:
+    """Ten captions of the library lie about this motion, in words that BM25 ranks high."""
+    shown = dict(zip((c.caption for c in few), (recipes()[n].shows for n in chosen()), strict=True))
+
+    def share(candidates) -> float:
+        return float(np.mean([shown[c.caption] == MOTION for c in candidates]))
+
+    retrieval = library.retrieve(MOTION)
+    assert len(retrieval.selected) >= 4
+    by_words = retrieval.steps[1].kept[: len(retrieval.selected)]
+    assert share(retrieval.selected) >= max(0.8, share(by_words))
+    scores = [c.score for c in retrieval.selected]
+    assert scores == sorted(scores, reverse=True)
+    assert all(c.score == pytest.approx((c.clip + c.xclip) / 2, abs=2e-4) for c in retrieval.selected)
+
+
+def test_threshold_most_and_least(library) -> None:
+    settings = RetrievalSettings.for_bundle(MINIATURE)
+    everything = library.retrieve(MOTION, settings.model_copy(update={"threshold": -1, "most": 400})).steps
+    assert everything[2].kept and len(everything[2].kept) == len(everything[1].kept)
+    best = tuple(c.id for c in everything[2].kept)
+    none_pass = library.retrieve(MOTION, settings.model_copy(update={"threshold": 1}))
+    assert tuple(c.id for c in none_pass.selected) == best[:4]
+    assert sum(none_pass.steps[2].dropped.values()) == len(best) - 4
+    capped = library.retrieve(MOTION, settings.model_copy(update={"threshold": -1, "most": 5})).steps[2]
+    assert tuple(c.id for c in capped.kept) == best[:5]
+    assert capped.dropped == {"beyond the best 5": len(best) - 5}
+
+
+def test_the_bundles_numbers() -> None:
+    assert RetrievalSettings.for_bundle(MINIATURE) == RetrievalSettings(min_frames=24)
+    assert RetrievalSettings.for_bundle(load_bundle("cogvideox-2b")) == RetrievalSettings()
+
+
+def test_a_motion_without_clips(library) -> None:
+    with pytest.raises(InputError, match=r"motion 'juggles': .*dreamrunner library add"):
+        library.retrieve("juggles")
+    with pytest.raises(InputError, match=r"motion 'spins around': .*none that can be learned from"):
+        library.retrieve(MOTION, RetrievalSettings(min_seconds=60))
+
+
+def test_the_querys_own_words_do_not_count_as_the_motions(few, tmp_path) -> None:
+    library = Library(str(tmp_path), without_clips(scorers=None, query="a fox in the forest {motion}"))
+    library.add([few[0]._replace(caption="a fox in the forest")])
+    with pytest.raises(InputError, match="motion 'juggles'"):
+        library.retrieve("juggles")
+
+
+def test_without_scorers_words_decide(few, tmp_path) -> None:
+    library = Library(str(tmp_path), without_clips(scorers=None))
+    library.add(few)
+    _, sound, selected = library.retrieve(MOTION).steps
+    assert selected.kept == sound.kept[:20]
+    assert selected.kept[0].score is None
+
+
+def test_the_same_clip_twice_is_one_row(library, few) -> None:
+    before = library.fingerprint
+    assert library.add(few[:5]) == (0, 5, ())
+    assert len(library) == 40
+    assert library.fingerprint == before
+    assert library.clip(library.search("spin", 1)[0].id)[4:8] == b"ftyp"
+
+
+def test_what_cannot_be_read_is_skipped_with_the_reason(few, tmp_path) -> None:
+    library = Library(str(tmp_path), without_clips())
+    still = encode_video(np.zeros((1, 64, 112, 3), np.uint8), 8)
+    seen: list[tuple[int, int]] = []
+    clips = [
+        few[0], Captioned("a fox spins", b"no video at all", "broken.mp4"), few[0], few[1],
+        few[2]._replace(caption=" ", name="dumb.mp4"), Captioned("a fox", still, "still.mp4"),
+        few[3]._replace(video=few[3].video[:3000], name="cut.mp4"),
+    ]  # fmt: skip
+    result = library.add(clips, lambda done, total: seen.append((done, total)))
+    assert (result.added, result.known) == (2, 1)
+    why = dict(result.skipped)
+    assert list(why) == ["broken.mp4", "dumb.mp4", "still.mp4", "cut.mp4"]
+    assert "Invalid data" in why["broken.mp4"]
+    assert "no caption" in why["dumb.mp4"]
+    assert "one frame" in why["still.mp4"]
+    assert seen[-1] == (7, 7)
+    assert len(library) == 2
+    assert library.add(few[2:4]).added == 2
+    assert len(library.search("spin around", 40)) == sum("spin" in c.caption or "around" in c.caption for c in few[:4])
+
+
+def test_other_containers_become_mp4(few, tmp_path) -> None:
+    import av
+
+    frames = read_video(few[0].video)[0][:, :63]  # H.264 takes no odd side
+    path = tmp_path / "clip.gif"
+    with av.open(str(path), "w") as gif:
+        stream = gif.add_stream("gif", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 112, 63, "rgb8"
+        for frame in frames:
+            gif.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        gif.mux(stream.encode())
+    library = Library(str(tmp_path / "library"), without_clips())
+    assert library.add([Captioned("a spinning fox", path.read_bytes())]).added == 1
+    video, rate = read_video(library.clip(library.search("spins")[0].id))
+    assert video.shape == (24, 62, 112, 3)
+    assert rate == 8
+
+
+CALLS = []
+
+
+def a_few_clips() -> Iterator[Captioned]:
+    """First clips of a bundle; the first time they are asked for, the process dies halfway, as it were."""
+    clips = library_clips()
+    CALLS.append("")
+    yield from clips[:3]
+    if len(CALLS) == 1:
+        raise KeyboardInterrupt
+    yield from clips[3:6]
+
+
+def test_an_empty_library_is_filled_whole_or_not_at_all(tmp_path) -> None:
+    CALLS.clear()
+    bundle = without_clips(clips=f"{__name__}:a_few_clips")
+    with pytest.raises(KeyboardInterrupt):
+        Library(str(tmp_path), bundle).prepare()
+    assert len(Library(str(tmp_path), without_clips())) == 0
+    seen: list[tuple[int, int]] = []
+    library = Library(str(tmp_path), bundle)
+    library.prepare(lambda done, total: seen.append((done, total)))
+    assert len(library) == 6
+    assert len(seen) == 6
+    filled = library.fingerprint
+    again = Library(str(tmp_path), bundle)
+    again.prepare()
+    assert len(CALLS) == 2
+    assert again.fingerprint == filled
+
+
+def test_other_scorers_embed_all_clips_again(library, tmp_path) -> None:
+    shutil.copytree(library.url, tmp_path / "library")
+    shutil.copytree(MINIATURE.folder / "scorers", tmp_path / "scorers")
+    for part in ("clip", "xclip"):
+        colours = tmp_path / "scorers" / part / "preprocessor_config.json"
+        colours.write_text(colours.read_text().replace("0.4", "0.3"))
+    changed = Library(str(tmp_path / "library"), without_clips(scorers=str(tmp_path / "scorers")))
+    before = [c.score for c in changed.search("spins around", 5)]
+    changed.prepare()
+    after = [c.score for c in changed.search("spins around", 5)]
+    assert before == [c.score for c in library.search("spins around", 5)]
+    assert after != before
+    assert len(changed) == 40
+    assert changed.fingerprint != library.fingerprint
+
+
+def test_scorers_know_their_own_sizes() -> None:
+    scorers = Scorers(MINIATURE.folder / "scorers")
+    clips = [np.full((t, h, w, 3), t, np.uint8) for t, h, w in ((24, 64, 112), (5, 90, 40))]
+    embedded, asked = scorers.embed_clips(clips), scorers.embed_texts(["it spins around", "a never-heard word"])
+    for x in (*embedded, *asked):
+        assert x.shape == (2, 64)
+        np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(scorers.embed_clips(clips[1:]).xclip, embedded.xclip[1:], atol=1e-5)
+    assert sample(np.arange(24)).tolist() == [1, 4, 7, 10, 13, 16, 19, 22]
+    assert sample(np.arange(3)).tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
+    with pytest.raises(InputError, match=r"scorers: .*clip is no model folder"):
+        Scorers(MINIATURE.folder / "video")
+
+
+def test_unwritable_place() -> None:
+    with pytest.raises(InputError, match="library /proc/nowhere: cannot be opened"):
+        Library("/proc/nowhere", MINIATURE.model_copy(update={"library": LibraryOf()}))

@@ -1,0 +1,341 @@
+"""The planner around a scripted chat model, and the grammar that the miniature's adapter is trained on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.errors import InputError
+from engine.miniature import words
+from engine.miniature.grammar import MOTIONS, PLACES, make_story, scene_answer
+from engine.models import PlannerModel, load_bundle
+from engine.plan import KEYFRAMES, dump_plan, parse_plan
+from engine.planner import (
+    MIN_SIDE,
+    PlanningFailed,
+    SceneAnswer,
+    StoryAnswer,
+    check_sentences,
+    make_scene,
+    plan_story,
+    scene_schema,
+    split_sentences,
+    story_messages,
+    story_schema,
+)
+from engine.planner_model import adapter_path, model_path
+from engine.story import Story
+
+ROOT = Path(__file__).parent.parent.parent
+MINIATURE = load_bundle("miniature")
+ANY_WORDS = MINIATURE.model_copy(
+    update={"words": None, "planner": PlannerModel(model="some-model"), "text_tokens": 226}
+)
+TEXT = "A fox set out through the forest. It was cold. On the beach a dragon spun around!"
+OUTLINE = {
+    "scenes": [
+        {"sentences": [1, 2], "place": "forest", "motions": ["walks right"]},
+        {"sentences": [3], "place": "beach", "motions": ["spins around"]},
+    ]
+}
+WALK = {"regions": [{"entity": "fox", "motion": "walks right", "from": [4, 36, 40, 96], "to": [56, 36, 92, 96]}]}
+SPIN = {"regions": [{"entity": "dragon", "motion": "spins around", "from": [30, 30, 70, 98]}]}
+
+unhurried = settings(deadline=None)  # a busy machine is slow, not wrong
+
+
+class Script:
+    """Gives prepared answers: of level 1 in order, of level 2 by a word of the narration, in order."""
+
+    def __init__(self, story: list, scenes: dict[str, list]) -> None:
+        self.story, self.scenes = list(story), {word: list(answers) for word, answers in scenes.items()}
+        self.asked: list[tuple[list[dict[str, str]], dict, int, float]] = []
+
+    async def complete(self, messages, schema, seed, max_tokens, temperature=0.0) -> str:
+        self.asked.append((messages, schema, seed, temperature))
+        last = messages[1]["content"].splitlines()[-1]
+        queue = self.story if "scenes" in schema["properties"] else next(a for w, a in self.scenes.items() if w in last)
+        answer = queue.pop(0)
+        return answer if isinstance(answer, str) else json.dumps(answer)
+
+
+def story(text: str = TEXT, *characters: str) -> Story:
+    return Story(title="Cold", text=text, characters=dict.fromkeys(characters, ("0" * 64,)))
+
+
+async def planned(script: Script, bundle=MINIATURE, told: Story | None = None):
+    seen: list[tuple[int, int]] = []
+    told = told or story(TEXT, "ghost", "dragon")
+    planning = await plan_story(told, bundle, script, 7, lambda done, total: seen.append((done, total)))
+    return planning, seen
+
+
+async def test_a_story_becomes_a_plan() -> None:
+    script = Script([OUTLINE], {"fox": [WALK], "dragon": [SPIN]})
+    planning, seen = await planned(script)
+    first, second = planning.plan.scenes
+    assert (first.id, second.id) == ("scene-1-forest", "scene-2-beach")
+    assert first.narration == "A fox set out through the forest. It was cold."
+    assert "forest" in first.background.split()
+    assert first.regions[0].caption == "a fox walks right in the forest"
+    assert second.regions[0].entity == "dragon"
+    assert second.regions[0].caption.startswith("a [v2] dragon spins around ")  # the second given character
+    assert seen == [(0, 0), (0, 2), (1, 2), (2, 2)]
+    assert [(a["level"], a["attempt"], a["refused"]) for a in planning.answers] == [
+        ("story", 1, None), ("scene", 1, None), ("scene", 1, None)]  # fmt: skip
+    assert parse_plan(dump_plan(planning.plan)) == planning.plan
+
+
+async def test_boxes_move_evenly_from_first_to_last_keyframe() -> None:
+    late = {"regions": [{**WALK["regions"][0], "frames": [3, 5]}]}
+    planning, _ = await planned(Script([OUTLINE], {"fox": [late], "dragon": [SPIN]}))
+    boxes = planning.plan.scenes[0].regions[0].boxes
+    assert boxes == {3: (0.04, 0.36, 0.4, 0.96), 4: (0.3, 0.36, 0.66, 0.96), 5: (0.56, 0.36, 0.92, 0.96)}
+    assert set(planning.plan.scenes[1].regions[0].boxes.values()) == {(0.3, 0.3, 0.7, 0.98)}
+    assert list(planning.plan.scenes[1].regions[0].boxes) == list(range(1, KEYFRAMES + 1))
+
+
+def region(**changes) -> dict:
+    return {"regions": [{**WALK["regions"][0], **changes}]}
+
+
+TWICE = {"regions": [*WALK["regions"], {**WALK["regions"][0], "motion": "dances"}]}
+SAME_PLACE = {"regions": [*WALK["regions"], {**WALK["regions"][0], "entity": "pig"}]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ('{"regions": [{"ent', "Invalid JSON"),
+        (region(**{"from": [4, 36, 20, 96]}), "side of less than 20"),
+        (region(to=[50, 36, 40, 96]), "side of less than 20"),
+        (region(to=[50, 36, 140, 96]), "less than or equal to 100"),
+        (region(frames=[5, 2]), "comes after the last"),
+        (region(entity="unicorn"), "no such entity"),
+        (region(motion="thinks"), "no such motion"),
+        (TWICE, "two regions in keyframe 1"),
+        (SAME_PLACE, "in the same place"),
+        ({"regions": WALK["regions"] * 5}, "at most 4"),
+    ],
+)
+async def test_a_wrong_scene_goes_back_with_the_reason(answer, reason: str) -> None:
+    script = Script([OUTLINE], {"fox": [answer, WALK], "dragon": [SPIN]})
+    planning, _ = await planned(script)
+    refused = [a for a in planning.answers if a["refused"]]
+    assert len(refused) == 1
+    assert reason in refused[0]["refused"]
+    assert refused[0]["scene"] == "scene-1-forest"
+    messages, _, seed, temperature = next(asked for asked in script.asked if len(asked[0]) > 2)
+    assert reason in messages[-1]["content"]
+    assert (seed, temperature > 0) == (8, True)  # the same question again would get the same answer
+    assert len(planning.plan.scenes[0].regions) == 1
+
+
+@pytest.mark.parametrize(
+    ("numbers", "reason"),
+    [
+        ([[1], [3]], "no scene has sentence 2"),
+        ([[1, 3], [2]], "in the order"),
+        ([[1, 2, 3], [3]], "in the order"),
+        ([[1, 2, 3, 4]], "in the order"),
+    ],
+)
+async def test_no_sentence_is_lost_moved_or_told_twice(numbers, reason: str) -> None:
+    wrong = {"scenes": [{"sentences": n, "place": "forest", "motions": []} for n in numbers]}
+    planning, _ = await planned(Script([wrong, OUTLINE], {"fox": [WALK], "dragon": [SPIN]}))
+    assert reason in planning.answers[0]["refused"]
+    assert " ".join(scene.narration for scene in planning.plan.scenes) == TEXT
+
+
+async def test_an_answer_that_stays_wrong_ends_the_planning() -> None:
+    script = Script([OUTLINE], {"fox": ["no"] * 3, "dragon": [SPIN]})
+    with pytest.raises(PlanningFailed, match=r"scene-1-forest.*3 attempts.*Invalid JSON") as failed:
+        await planned(script)
+    assert isinstance(failed.value, InputError)
+    assert "\n" not in str(failed.value)
+
+
+async def test_an_empty_story_is_refused() -> None:
+    script = Script([], {})
+    with pytest.raises(InputError, match="story: text: it is empty"):
+        await planned(script, told=Story.model_construct(text=" \n", characters={}))
+    assert script.asked == []
+
+
+async def test_when_one_scene_fails_the_others_are_given_up() -> None:
+    class Waits(Script):
+        cancelled = False
+
+        async def complete(self, messages, schema, seed, max_tokens, temperature=0.0) -> str:
+            if "dragon" in messages[1]["content"].splitlines()[-1] and "regions" in schema["properties"]:
+                try:
+                    await asyncio.sleep(60)
+                except asyncio.CancelledError:
+                    self.cancelled = True
+                    raise
+            return await super().complete(messages, schema, seed, max_tokens, temperature)
+
+    script = Waits([OUTLINE], {"fox": ["no"] * 3})
+    with pytest.raises(PlanningFailed):
+        await planned(script)
+    await asyncio.sleep(0)
+    assert script.cancelled
+
+
+async def test_a_story_of_too_many_scenes_is_refused() -> None:
+    told = story("A fox ran. " * 201)
+    pieces = [{"scenes": [{"sentences": [n], "place": "forest", "motions": []} for n in range(1, 9)]}] * 25
+    last = {"scenes": [{"sentences": [1], "place": "forest", "motions": []}]}
+    with pytest.raises(InputError, match="201 scenes, a film has at most 200"):
+        await planned(Script([*pieces, last], {}), told=told)
+
+
+async def test_any_text_model_writes_captions_and_gets_token_phrases() -> None:
+    regions = [
+        {"entity": "dragon", "motion": "spins", "caption": "a dragon spins on the sand", "from": [30, 30, 70, 98]},
+        {"entity": "wave", "motion": "none", "caption": "a wave by the sand", "from": [0, 60, 30, 98]},
+    ]
+    answer = {"reason": "One dragon.", "background": "a wide beach at noon", "regions": regions}
+    outline = {"scenes": [{"sentences": [1, 2, 3], "place": "A wide beach, at noon!", "motions": ["spins"]}]}
+    unnamed = {**answer, "regions": [{**regions[0], "caption": "it spins on the sand"}]}
+    script = Script([outline], {"dragon": [unnamed, answer]})
+    planning, _ = await planned(script, ANY_WORDS, story(TEXT, "dragon"))
+    scene = planning.plan.scenes[0]
+    assert scene.id == "scene-1-a-wide-beach-at"
+    assert scene.background == "a wide beach at noon"
+    assert scene.regions[0].caption == "a [v1] dragon spins on the sand"
+    assert "the caption must name 'dragon'" in planning.answers[1]["refused"]
+
+
+async def test_a_long_story_is_divided_in_pieces() -> None:
+    sentences = [f"The fox walked {n} steps through the forest." for n in range(12)]
+    pieces = [
+        {"scenes": [{"sentences": list(range(1, 9)), "place": "forest", "motions": ["walks right"]}]},
+        {"scenes": [{"sentences": [1, 2, 3, 4], "place": "forest", "motions": ["walks right"]}]},
+    ]
+    planning, _ = await planned(Script(pieces, {"fox": [WALK, WALK]}), MINIATURE, story(" ".join(sentences)))
+    assert " ".join(scene.narration for scene in planning.plan.scenes) == " ".join(sentences)
+    assert [scene.id for scene in planning.plan.scenes] == ["scene-1-forest", "scene-2-forest"]
+
+
+def test_the_schema_knows_the_bundles_words_and_the_storys_characters() -> None:
+    entity = scene_schema(MINIATURE.words, ["dragon"])["properties"]["regions"]["items"]["properties"]["entity"]
+    assert entity["enum"] == [*words.BASE_CHARACTERS, "dragon"]
+    scene = story_schema(MINIATURE.words, 3)["properties"]["scenes"]["items"]["properties"]
+    assert scene["place"]["enum"] == list(words.STAGES)
+    assert scene["motions"]["items"]["enum"] == list(words.MOTIONS)
+    free = scene_schema(None, ["dragon"])["properties"]
+    assert "enum" not in free["regions"]["items"]["properties"]["entity"]
+    assert list(free) == ["reason", "background", "regions"]  # it reasons before it lays out
+
+
+def test_schemas_are_what_the_grammar_compiler_takes() -> None:
+    import xgrammar
+
+    for vocabulary in (MINIATURE.words, None):
+        for schema in (story_schema(vocabulary, 8), scene_schema(vocabulary, ["dragon"])):
+            assert xgrammar.Grammar.from_json_schema(json.dumps(schema), any_whitespace=False)
+
+
+def test_only_an_untuned_model_is_told_the_rules() -> None:
+    tuned = story_messages(MINIATURE, ["A fox ran."], ["dragon"])[1]["content"]
+    assert tuned == "Characters: dragon\nStory:\n1 A fox ran."
+    untuned = MINIATURE.model_copy(update={"planner": PlannerModel(model="some-model")})
+    told = story_messages(untuned, ["A fox ran."], ["dragon"])[1]["content"]
+    assert told.endswith("The story\n1 A fox ran.")
+    assert "Every sentence belongs to exactly one scene" in told
+    assert "zigzags across" in told
+
+
+def test_sentences() -> None:
+    text = '"Wait!" said Mr. Fox. He waited 3.5 hours... and slept.\n\nThe end'
+    assert split_sentences(text) == ['"Wait!" said Mr. Fox.', "He waited 3.5 hours... and slept.", "The end"]
+
+
+@unhurried
+@given(st.text(alphabet="ab .!?\"'”\n", max_size=1500))
+def test_splitting_loses_no_word(text: str) -> None:
+    sentences = split_sentences(text)
+    assert "".join("".join(sentences).split()) == "".join(text.split())
+    assert all(0 < len(sentence) <= 400 for sentence in sentences)
+
+
+@unhurried
+@given(st.integers(0, 10**9), st.integers(1, 6))
+def test_the_grammars_answers_are_plans_the_planner_accepts(seed: int, scenes: int) -> None:
+    made = make_story(random.Random(seed), scenes)
+    assert make_story(random.Random(seed), scenes) == made
+    check_sentences(StoryAnswer.model_validate(made.answer()).scenes, made.sentences)
+    assert split_sentences(" ".join(made.sentences)) == made.sentences
+    for small in made.scenes:
+        answer = SceneAnswer.model_validate(scene_answer(small))
+        scene = make_scene(answer, "s", small.stage, small.narration, MINIATURE, made.characters)
+        assert [(r.entity, r.motion) for r in scene.regions] == [(a.name, a.motion) for a in small.acts]
+        for keyframe in scene.keyframes():
+            edges = [(box.left, box.right) for _, box in keyframe]
+            assert all(right - left >= MIN_SIDE / 100 for left, right in edges)
+            assert all(a[1] <= b[0] for a, b in pairwise(edges))  # side by side, left to right
+        for one in scene.regions:
+            lefts = [box.left for box in one.boxes.values()]
+            assert max((abs(a - b) for a, b in pairwise(lefts)), default=0) <= 0.13
+
+
+@unhurried
+@given(st.integers(0, 10**9))
+def test_who_acts_is_named_or_was_named_before(seed: int) -> None:
+    made = make_story(random.Random(seed), 4)
+    said = ""
+    for small in made.scenes:
+        said += small.narration
+        assert all(act.name in said for act in small.acts)
+
+
+def test_the_grammar_says_every_motion_and_place() -> None:
+    assert set(MOTIONS) == set(words.MOTIONS)
+    assert set(PLACES) == set(words.STAGES)
+    assert all(len(set(phrases)) >= 6 for phrases in (*MOTIONS.values(), *PLACES.values()))
+    every = [phrase for phrases in MOTIONS.values() for phrase in phrases]
+    assert len(set(every)) == len(every)  # no way to say two motions
+    assert all(phrase.split()[0].count("/") == 2 for phrase in every)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_guarded_child_ends_with_its_parent(how: signal.Signals) -> None:
+    code = (
+        "import subprocess, time; from engine.chat import end_with_me\n"
+        "child = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        "guard = end_with_me([child.pid, 2**22 - 1]); print(child.pid, guard.pid, flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    children = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+    assert all(child.is_running() for child in children)
+    parent.send_signal(how)
+    parent.wait(10)
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
+
+
+def test_a_planner_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+    def bundle(**planner):
+        return MINIATURE.model_copy(update={"planner": PlannerModel(**planner), "folder": tmp_path})
+
+    with pytest.raises(InputError, match="names no planner"):
+        model_path(MINIATURE.model_copy(update={"planner": None}))
+    with pytest.raises(InputError, match="no GGUF file in the Python package yaml"):
+        model_path(bundle(model="package:yaml"))
+    with pytest.raises(InputError, match="no peft adapter lies in"):
+        adapter_path(bundle(model="m", adapter="nowhere"))
+    assert model_path(bundle(model="org/name")) == "org/name"
+    (tmp_path / "here").mkdir()
+    assert model_path(bundle(model="here")) == str(tmp_path / "here")
