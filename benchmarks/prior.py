@@ -98,7 +98,7 @@ def learned(prior: Prior, cpu_seconds: float) -> dict[str, Any]:
 def main(
     motion: str = "zigzags across",
     character: str = "fox",
-    subject: str = "dragon",
+    subject: str = "pumpkin",
     clips: Annotated[int, typer.Option(min=1)] = 12,
     scenes: Annotated[int, typer.Option(min=1, max=len(STAGES))] = 2,
     steps: Annotated[int, typer.Option(help="0: the bundle's")] = 0,

@@ -206,6 +206,7 @@ class FilmRequest(BaseModel):
     model: str
     fingerprint: str
     planner_fingerprint: str = ""
+    library_fingerprint: str = ""
     known_motions: tuple[str, ...] | None = None
     prior_settings: PriorSettings = PriorSettings()
     learn: bool = True
@@ -250,7 +251,10 @@ class FilmRequest(BaseModel):
         clips: list[ClipsJob] = []
         priors: list[PriorJob] = []
         for motion in unknown if self.learn else ():
-            found = ClipsJob(motion=motion, library=self.library, version=self.library_version, **shared)
+            found = ClipsJob(
+                motion=motion, library=self.library, version=self.library_version,
+                model=self.model, fingerprint=self.library_fingerprint,
+            )  # fmt: skip
             clips.append(found)
             priors.append(PriorJob(of="motion", name=motion, phrase=motion, clips=found.key, **learned))
         entities = {region.entity for region in regions}
@@ -306,7 +310,8 @@ def request_of(bundle: Bundle, model: str, storage: Store, **values: Any) -> Fil
     library = f"{storage.url}/library/{bundle.name}"
     version = storage.read(f"library/{bundle.name}.version") or b""
     return FilmRequest(
-        model=model, fingerprint=bundle.fingerprint, planner_fingerprint=bundle.planner_fingerprint,
+        model=model, fingerprint=bundle.fingerprint,
+        planner_fingerprint=bundle.planner_fingerprint, library_fingerprint=bundle.library_fingerprint,
         known_motions=bundle.words.motions if bundle.words else None, prior_settings=bundle.priors,
         library=library, library_version=version.decode(), **values,
     )  # fmt: skip

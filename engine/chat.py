@@ -47,11 +47,13 @@ class VllmChat:
     """A bundle's planner model, with its adapter, in vLLM. Requests made at the same time are batched."""
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
-        """Loads the model: 20 s on two cores. `threads` of a CPU, all of them by default."""
+        """Loads the model: 20 s on two cores. `threads` of a CPU: by default as many as there are idle cores, since
+        threads that wait for each other at every operation are slower than one when other work takes turns with them.
+        """
         self.settings = planner_of(bundle)
         adapter = adapter_path(bundle)
         # vLLM's own processes read these when they start. Its binding to cores would shut out a machine's other work.
-        os.environ["OMP_NUM_THREADS"] = str(threads or len(os.sched_getaffinity(0)))
+        os.environ["OMP_NUM_THREADS"] = str(threads or idle_cores())
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_CACHE_GB))
         os.environ["VLLM_NO_USAGE_STATS"] = "1"
@@ -107,6 +109,11 @@ class VllmChat:
         """Ends vLLM's processes."""
         self.engine.shutdown()
         self.guard.communicate()
+
+
+def idle_cores() -> int:
+    """CPU cores that nobody used in the last minute, at least 1."""
+    return max(1, len(os.sched_getaffinity(0)) - round(os.getloadavg()[0]))
 
 
 def end_with_me(pids: list[int]) -> subprocess.Popen:

@@ -127,6 +127,12 @@ class Bundle(BaseModel):
         return _digest(self.model_dump_json(exclude=others), Path(self.video_path))
 
     @cached_property
+    def library_fingerprint(self) -> str:
+        """The same of what decides which clips are found, but for what users add: the first clips and the scorers."""
+        scorers = self.folder / self.library.scorers if self.library.scorers else HERE / "none"
+        return _digest(self.library.model_dump_json(), scorers)
+
+    @cached_property
     def planner_fingerprint(self) -> str:
         """The same of what decides a plan: the language model's name, its adapter, the words and the prompts."""
         adapter = self.folder / self.planner.adapter if self.planner and self.planner.adapter else HERE / "none"
