@@ -26,6 +26,7 @@ class Words(BaseModel):
     characters: tuple[str, ...]
     motions: tuple[str, ...]
     stages: tuple[str, ...]
+    places: dict[str, tuple[str, str]] = {}  # stage -> where one is on it, and what the empty stage is called
     library_motions: tuple[str, ...] = ()  # not known, but its library has clips to learn them from
 
 

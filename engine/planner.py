@@ -48,6 +48,10 @@ class _Refused(ValueError):
     """Why an answer cannot be used; the language model is told."""
 
 
+class _SamePlace(_Refused):
+    """Two entities in one place, and nothing else is wrong."""
+
+
 class StoryScene(BaseModel):
     """One scene of a level-1 answer."""
 
@@ -134,10 +138,11 @@ class _Planner:
         if len(outline) > MAX_SCENES:
             raise PlanningFailed(f"story: it became {len(outline)} scenes, a film has at most {MAX_SCENES}; divide it")
         self.report(0, len(outline))
-        befores = ["", *(narration for narration, _ in outline)]
+        told = [narration for narration, _ in outline]
+        befores = [" ".join(told[max(n - 2, 0) : n]) for n in range(len(told))]  # two scenes may introduce "them"
         tasks = [
             asyncio.ensure_future(self._place(f"scene-{n}-{slug(scene.place)}", scene, narration, before, len(outline)))
-            for n, ((narration, scene), before) in enumerate(zip(outline, befores, strict=False), 1)
+            for n, ((narration, scene), before) in enumerate(zip(outline, befores, strict=True), 1)
         ]
         try:
             scenes = await asyncio.gather(*tasks)
@@ -151,7 +156,7 @@ class _Planner:
         messages = story_messages(self.bundle, sentences, list(self.story.characters))
         schema = story_schema(self.bundle.words, len(sentences))
 
-        def accept(text: str) -> list[StoryScene]:
+        def accept(text: str, last: bool) -> list[StoryScene]:
             scenes = _parse(StoryAnswer, text).scenes
             check_sentences(scenes, sentences)
             return scenes
@@ -164,8 +169,15 @@ class _Planner:
         messages = scene_messages(self.bundle, outline, narration, before, characters)
         schema = scene_schema(self.bundle.words, characters)
 
-        def accept(text: str) -> Scene:
-            return make_scene(_parse(SceneAnswer, text), name, outline.place, narration, self.bundle, characters)
+        def accept(text: str, last: bool) -> Scene:
+            answer = _parse(SceneAnswer, text)
+            try:
+                return make_scene(answer, name, outline.place, narration, self.bundle, characters)
+            except _SamePlace as error:  # all else is right, and a program can put it right
+                if not last:
+                    raise
+                self.answers[-1]["repaired"] = f"{error}: given places side by side"
+                return make_scene(answer, name, outline.place, narration, self.bundle, characters, side_by_side=True)
 
         number = int(name.split("-")[1])
         scene = await self._ask("scene", name, number, messages, schema, SCENE_TOKENS, accept)
@@ -175,9 +187,9 @@ class _Planner:
 
     async def _ask(
         self, level: Literal["story", "scene"], what: str, number: int, messages: list[Message], schema: dict,
-        max_tokens: int, accept: Callable[[str], Answer],
+        max_tokens: int, accept: Callable[[str, bool], Answer],
     ) -> Answer:  # fmt: skip
-        """Asks until `accept` takes the answer, telling each time what was wrong."""
+        """Asks until `accept(text, is it the last attempt)` takes the answer, telling each time what was wrong."""
         reason, asked = "", list(messages)
         for attempt in range(1, ATTEMPTS + 1):
             text = await self.chat.complete(
@@ -187,7 +199,7 @@ class _Planner:
             note = {"level": level, "scene": what, "number": number, "attempt": attempt}
             self.answers.append({**note, "prompt": asked, "answer": text, "refused": None})
             try:
-                return accept(text)
+                return accept(text, attempt == ATTEMPTS)
             except _Refused as error:
                 reason = self.answers[-1]["refused"] = str(error)
             again = f"That cannot be used: {reason}. Answer again, with JSON alone."
@@ -224,7 +236,7 @@ def story_messages(bundle: Bundle, sentences: list[str], characters: list[str]) 
 def scene_messages(
     bundle: Bundle, outline: StoryScene, narration: str, before: str, characters: list[str]
 ) -> list[Message]:
-    """The question of level 2. `before`: the narration of the scene before, told when this one says "it" or "they"."""
+    """The question of level 2. `before`: the narration of the two scenes before, told when this one says "it"."""
     return _messages(
         bundle, "scene", place=outline.place, motions=outline.motions or ["stands still"], narration=narration,
         before=before if PRONOUNS.search(narration) else "", characters=characters, words=bundle.words,
@@ -307,9 +319,15 @@ def check_sentences(scenes: list[StoryScene], sentences: list[str]) -> None:
 
 
 def make_scene(
-    answer: SceneAnswer, name: str, place: str, narration: str, bundle: Bundle, characters: list[str]
+    answer: SceneAnswer,
+    name: str,
+    place: str,
+    narration: str,
+    bundle: Bundle,
+    characters: list[str],
+    side_by_side: bool = False,
 ) -> Scene:
-    """The plan's scene from a level-2 answer. Raises _Refused."""
+    """The plan's scene from a level-2 answer. Raises _Refused; _SamePlace, unless entities go `side_by_side`."""
     words = bundle.words
     where, empty = stage_phrases(words, place) if words else ("", answer.background or place)
     regions = []
@@ -328,6 +346,8 @@ def make_scene(
             raise _Refused(f"{at}: the caption has more than {bundle.text_tokens - 1} words")
         boxes = _boxes(placed, at)
         regions.append(Region(entity=placed.entity, motion=placed.motion, caption=caption, boxes=boxes))
+    if side_by_side:
+        regions = _side_by_side(regions)
     _check_apart(regions)
     try:
         return Scene(id=name, background=empty, narration=narration, regions=tuple(regions))
@@ -351,6 +371,35 @@ def _boxes(placed: PlacedRegion, at: str) -> dict[int, Box]:
     return boxes
 
 
+def _side_by_side(regions: list[Region]) -> list[Region]:
+    """Each entity in a lane of its own, from left to right as they stood; its boxes keep their heights, and their ways
+    are scaled to the lane."""
+
+    def middle(entity: str) -> float:
+        return min(
+            sum(box.left + box.right for box in r.boxes.values()) / len(r.boxes) for r in regions if r.entity == entity
+        )
+
+    lanes = sorted(dict.fromkeys(region.entity for region in regions), key=middle)
+    width, out = 1 / len(lanes), []
+    for region in regions:
+        start = lanes.index(region.entity) * width
+        boxes = {
+            k: Box(round(start + b.left * width, 2), b.top, round(min(start + b.right * width, 1), 2), b.bottom)
+            for k, b in region.boxes.items()
+        }
+        side = MIN_SIDE / 100
+        wide = {k: b if b.right - b.left >= side else _widened(b, side, start, width) for k, b in boxes.items()}
+        out.append(Region(entity=region.entity, motion=region.motion, caption=region.caption, boxes=wide))
+    return out
+
+
+def _widened(box: Box, side: float, start: float, width: float) -> Box:
+    """The box at least `side` wide, within the lane that begins at `start`."""
+    left = round(max(start, min((box.left + box.right - side) / 2, start + width - side)), 2)
+    return Box(left, box.top, round(min(left + side, 1), 2), box.bottom)
+
+
 def _check_apart(regions: list[Region]) -> None:
     """Nobody twice in one keyframe, and no two in the very same place."""
     for n, one in enumerate(regions):
@@ -361,7 +410,7 @@ def _check_apart(regions: list[Region]) -> None:
                         f"{one.entity} has two regions in keyframe {keyframe}; give each motion its own frames"
                     )
                 if _common_share(one.boxes[keyframe], other.boxes[keyframe]) > MAX_SAME:
-                    raise _Refused(f"{one.entity} and {other.entity} are in the same place in keyframe {keyframe}")
+                    raise _SamePlace(f"{one.entity} and {other.entity} are in the same place in keyframe {keyframe}")
 
 
 def _common_share(a: Box, b: Box) -> float:
@@ -391,8 +440,7 @@ def _with_subject(caption: str, entity: str, noun: str, at: str) -> str:
 
 def stage_phrases(words: Words, stage: str) -> tuple[str, str]:
     """Where one is on the stage, and what the empty stage is called: ("in the forest", "a green forest")."""
-    phrases: dict[str, tuple[str, str]] = getattr(words, "places", {})
-    return phrases.get(stage, (f"in the {stage}", f"the {stage}"))
+    return words.places.get(stage, (f"in the {stage}", f"the {stage}"))
 
 
 def _article(noun: str) -> str:

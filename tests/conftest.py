@@ -50,7 +50,7 @@ def small_request(scenes: int = 3, **changes) -> FilmRequest:
     values = {
         "plan": plan.model_copy(update={"scenes": plan.scenes[:scenes]}), "seed": 5, "model": "miniature",
         "settings": RenderSettings(num_inference_steps=5, guidance_scale=4), "fingerprint": bundle.fingerprint,
-        "execution": ExecutionPlan(device="cpu", dtype="float32", threads=1),
+        "execution": ExecutionPlan(device="cpu", dtype="float32", threads=1), "learn": False,
     }  # fmt: skip
     return FilmRequest(**{**values, **changes})
 

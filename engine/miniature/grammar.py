@@ -107,21 +107,21 @@ MOTIONS: dict[str, tuple[str, ...]] = {
 
 PLACES: dict[str, tuple[str, ...]] = {
     "forest": ("in the forest", "through the woods", "among the trees", "in the deep woods", "between the old oaks",
-               "through the forest", "in a green wood"),
+               "through the forest", "in a green wood", "between the bushes", "under the tall firs"),
     "beach": ("on the beach", "at the seaside", "on the sand by the waves", "on the shore", "by the sea",
-              "along the coast", "on a sunny beach"),
+              "along the coast", "on a sunny beach", "by the water's edge", "near the lighthouse"),
     "night": ("at night", "under the stars", "in the moonlight", "under the night sky", "after dark",
-              "in the middle of the night", "by the light of the moon"),
+              "in the middle of the night", "by the light of the moon", "beneath the moon", "when all were asleep"),
     "snow": ("in the snow", "on a snowy field", "in the cold white winter", "on the ice", "through the snow",
-             "among the snowflakes", "in a winter land"),
+             "among the snowflakes", "in a winter land", "on the icy mountain", "in a blizzard"),
     "desert": ("in the desert", "on the hot dry sand", "beside a cactus", "under the burning sun", "through the desert",
-               "in the hot dry land"),
+               "in the hot dry land", "between the sand hills", "near the pyramids"),
     "city": ("in the city", "in town", "on the street", "between the tall buildings", "downtown", "in the busy streets",
-             "through the city"),
+             "through the city", "among the houses", "on the town square"),
     "meadow": ("in the meadow", "among the flowers", "on the grass", "in a field of daisies", "on a green hill",
-               "in the garden", "across the meadow"),
+               "in the garden", "across the meadow", "in the park", "in the green fields"),
     "sea": ("under the sea", "under water", "on the sea floor", "deep in the ocean", "among the corals",
-            "below the waves", "at the bottom of the sea"),
+            "below the waves", "at the bottom of the sea", "beside a sunken ship", "in the deep blue water"),
 }  # fmt: skip
 NO_PLACE = "meadow"  # where a story happens that does not say
 
@@ -196,13 +196,14 @@ def make_story(rng: random.Random, scenes: int) -> SmallStory:
     past = rng.random() < 0.7
     made: list[SmallScene] = []
     for _ in range(scenes):
-        made.append(_make_scene(rng, cast, given, made[-1] if made else None, past))
+        made.append(_make_scene(rng, cast, given, made[-2:], past))
     return SmallStory(made, given)
 
 
 def _make_scene(
-    rng: random.Random, cast: list[str], given: list[str], before: SmallScene | None, past: bool
+    rng: random.Random, cast: list[str], given: list[str], earlier: list[SmallScene], past: bool
 ) -> SmallScene:
+    before = earlier[-1] if earlier else None
     carried = rng.random() < (0.25 if before else 0.08)  # the sentences do not say where
     stage = (before.stage if before else NO_PLACE) if carried else rng.choice(list(PLACES))
     place = "" if carried else rng.choice(PLACES[stage])
@@ -218,7 +219,7 @@ def _make_scene(
         )
         scene.sentences.append(_sentence(rng, text, place))
         return scene
-    if before and chance < 0.22 and (again := _again(rng, before, place, past)):
+    if before and chance < 0.22 and (again := _again(rng, earlier, place, past)):
         scene.sentences, scene.acts = again
     elif len(names) == 1:
         _alone(rng, scene, names[0], place, past)
@@ -236,12 +237,13 @@ def _alone(rng: random.Random, scene: SmallScene, name: str, place: str, past: b
     motion = rng.choice(words.MOTIONS)
     noun, said = _noun(rng, name), _verb(rng, motion, past)
     scene.acts.append(Act(name, motion))
-    if rng.random() < 0.12:  # one thing and then another
+    if rng.random() < 0.2:  # one thing and then another
         second = rng.choice([m for m in words.MOTIONS if m != motion])
         later = _verb(rng, second, past)
         scene.acts = [Act(name, motion, (1, 3)), Act(name, second, (4, 6))]
         if rng.random() < 0.5:
-            scene.sentences.append(_sentence(rng, f"{noun} {said} and then {later}", place))
+            link = rng.choice(["and then", "and", ", then"]) if past else "and then"
+            scene.sentences.append(_sentence(rng, f"{noun} {said} {link} {later}".replace(" ,", ","), place))
         else:
             scene.sentences += [_sentence(rng, f"{noun} {said}", place), f"Then it {later}."]
         return
@@ -282,20 +284,25 @@ def _together(rng: random.Random, scene: SmallScene, names: list[str], place: st
         scene.sentences.append(_sentence(rng, form.format(a=a, b=b), place))
 
 
-def _again(rng: random.Random, before: SmallScene, place: str, past: bool) -> tuple[list[str], list[Act]] | None:
-    """Those of the scene before, called "it" or "they"."""
-    names = list(dict.fromkeys(act.name for act in before.acts))
+def _again(rng: random.Random, earlier: list[SmallScene], place: str, past: bool) -> tuple[list[str], list[Act]] | None:
+    """Those of the scene before, called "it" or "they"; or both of whom each had a scene of its own."""
+    casts = [list(dict.fromkeys(act.name for act in scene.acts)) for scene in earlier]
+    names = casts[-1]
+    if len(casts) == 2 and len(casts[0]) == len(names) == 1 and casts[0] != names and past and rng.random() < 0.5:
+        names = [*casts[0], *names]
     if len(names) not in (1, 2) or (len(names) == 2 and not past):
         return None
-    motion = rng.choice(words.MOTIONS)
-    said = _verb(rng, motion, past)
-    if len(names) == 2:
-        said = said.replace("its own", "their own").replace("it is", "they were")
-        return [_sentence(rng, f"{rng.choice(['they', 'both of them', 'the two'])} {said}", place)], [
-            Act(name, motion) for name in names
-        ]
-    pronoun = rng.choice(["it", "it", "he", "she"])
-    return [_sentence(rng, f"{pronoun} {said}{rng.choice(EXTRAS)}", place)], [Act(names[0], motion)]
+    if len(names) == 1:
+        said = _verb(rng, motion := rng.choice(words.MOTIONS), past)
+        text = f"{rng.choice(['it', 'it', 'he', 'she'])} {said}{rng.choice(EXTRAS)}"
+        return [_sentence(rng, text, place)], [Act(names[0], motion)]
+    who = rng.choice(["they", "they", "both of them", "the two"])
+    if rng.random() < 0.3:
+        text, motions = f"{who} {rng.choice(MEETINGS)}", ["walks right", "walks left"]
+    else:
+        motions = [rng.choice(words.MOTIONS)] * 2
+        text = f"{who} {_verb(rng, motions[0], past)}".replace("its own", "their own").replace("it is", "they were")
+    return [_sentence(rng, text, place)], [Act(name, motion) for name, motion in zip(names, motions, strict=True)]
 
 
 def _beside(rng: random.Random, scene: SmallScene, cast: list[str], past: bool) -> None:

@@ -28,7 +28,7 @@ from engine.planner_model import model_path
 
 ADAPTER = BUNDLE / "planner"
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"  # what the adapter's config says it belongs to
-TRAINING = TrainingSettings(minutes=30, lr=1e-3, batch=8, warmup_steps=10, weight_decay=0.0, ema=0.95, seed=3)
+TRAINING = TrainingSettings(minutes=52, lr=1e-3, batch=8, warmup_steps=10, weight_decay=0.0, ema=0.95, seed=3)
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,9 @@ def scene_pairs(rng: random.Random, count: int, bundle: Bundle) -> list[Pair]:
     """Level 2: one scene, with the scene before, and who is where doing what."""
     pairs = []
     for _ in range(count):
-        scenes = (story := make_story(rng, 2)).scenes
-        scene, before = rng.choice([(scenes[0], ""), (scenes[1], scenes[0].narration)])
+        story = make_story(rng, 3)
+        n = rng.randrange(3)
+        scene, before = story.scenes[n], " ".join(earlier.narration for earlier in story.scenes[max(n - 2, 0) : n])
         motions = scene.motions
         if rng.random() < LORA.wrong_hint:
             motions = [rng.choice(words.MOTIONS) if rng.random() < 0.6 else motion for motion in motions]

@@ -28,6 +28,8 @@ def command(a_film, tmp_path) -> list[str]:
         str(plan),
         "--steps",
         steps,
+        "--guidance",
+        str(request.settings.guidance_scale),
         "--seed",
         str(request.seed),
         "--storage",
