@@ -102,7 +102,7 @@ def scene_with(plan: Plan | None, sentence: str) -> Scene | None:
 
 
 async def _plan(text: str, bundle: Bundle, chat: ChatModel) -> tuple[Plan | None, int]:
-    """The plan, None when there is none, and the number of refused answers."""
+    """The plan, None when there is none, and how many answers were refused."""
     try:
         planning = await plan_story(Story(text=text), bundle, chat, 0, lambda done, total: None)
     except PlanningFailed as error:

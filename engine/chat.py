@@ -108,6 +108,7 @@ class VllmChat:
     def close(self) -> None:
         """Ends vLLM's processes."""
         self.engine.shutdown()
+        del self.engine  # not when Python ends: its destructor needs modules that are gone by then
         self.guard.communicate()
 
 

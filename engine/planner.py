@@ -167,7 +167,7 @@ class _Planner:
     async def _place(self, name: str, outline: StoryScene, narration: str, before: str, total: int) -> Scene:
         characters = list(self.story.characters)
         messages = scene_messages(self.bundle, outline, narration, before, characters)
-        schema = scene_schema(self.bundle.words, characters)
+        schema = scene_schema(self.bundle.words, characters, narration, before)
 
         def accept(text: str, last: bool) -> Scene:
             answer = _parse(SceneAnswer, text)
@@ -279,11 +279,19 @@ def story_schema(words: Words | None, sentences: int) -> dict[str, Any]:
     return _object({"scenes": _list(_object(scene), 1, sentences)})
 
 
-def scene_schema(words: Words | None, characters: list[str]) -> dict[str, Any]:
+def told_entities(words: Words, characters: list[str], narration: str, before: str) -> list[str]:
+    """Who may be in the scene, since nothing beyond the narration is to be shown: those it names, and with "it" or
+    "they" those named before; anybody when it names nobody (a bunny may be the rabbit)."""
+    told = f"{narration} {before}" if PRONOUNS.search(narration) else narration
+    known = _entities(words, characters) or []
+    return [name for name in known if re.search(rf"\b{re.escape(name)}(s|es)?\b", told, re.IGNORECASE)] or known
+
+
+def scene_schema(words: Words | None, characters: list[str], narration: str = "", before: str = "") -> dict[str, Any]:
     """JSON schema of a level-2 answer."""
     box = _list({"type": "integer", "minimum": 0, "maximum": 100}, 4, 4)
     region = {
-        "entity": _text(_entities(words, characters), 60),
+        "entity": _text(told_entities(words, characters, narration, before) if words else None, 60),
         "motion": _text(_motions(words), 60),
         **({} if words else {"caption": _text(None)}),
         "frames": _list({"type": "integer", "minimum": 1, "maximum": KEYFRAMES}, 2, 2),
@@ -331,7 +339,7 @@ def make_scene(
     words = bundle.words
     where, empty = stage_phrases(words, place) if words else ("", answer.background or place)
     regions = []
-    for n, placed in enumerate(answer.regions, 1):
+    for n, placed in enumerate(_one_after_another(answer.regions), 1):
         at = f"region {n} ({placed.entity})"
         if words and placed.entity not in (_entities(words, characters) or ()):
             raise _Refused(f"{at}: no such entity")
@@ -353,6 +361,18 @@ def make_scene(
         return Scene(id=name, background=empty, narration=narration, regions=tuple(regions))
     except ValidationError as error:
         raise _Refused(error.errors()[0]["msg"]) from None
+
+
+def _one_after_another(regions: list[PlacedRegion]) -> list[PlacedRegion]:
+    """Two or three motions of one entity, none with frames, follow each other in the order in which they were given."""
+    shared = []
+    for placed in regions:
+        same = [other for other in regions if other.entity == placed.entity != NONE]
+        if len(same) in (2, 3) and not any("frames" in other.model_fields_set for other in same):
+            each, turn = KEYFRAMES // len(same), [id(other) for other in same].index(id(placed))
+            placed = placed.model_copy(update={"frames": (turn * each + 1, (turn + 1) * each)})
+        shared.append(placed)
+    return shared
 
 
 def _boxes(placed: PlacedRegion, at: str) -> dict[int, Box]:

@@ -128,6 +128,51 @@ async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
     return _error(422, f"{field}: {first['msg']}", field, "invalid_value")
 
 
+# Above the class: Serve takes a picture of it, and of the names that it can see, when it is decorated.
+
+
+def _id(key: str) -> str:
+    return f"video_{key}"
+
+
+def _percent(jobs: list[dict[str, Any]]) -> int:
+    """Progress 0..99: each job counts alike, one under way by its steps."""
+    if not jobs or not any(job["kind"] == "scene" for job in jobs):
+        return 0  # before the plan is there nobody knows how much there is to do
+    parts = [1.0 if j["state"] == "done" else j["step"] / j["total"] if j["total"] else 0.0 for j in jobs]
+    return min(99, int(100 * sum(parts) / len(parts)))
+
+
+def _number(fields: dict[str, Any], name: str, kind: type[int] | type[float]) -> Any:
+    """A number field, or None when it is not there. Raises Refused."""
+    value = fields.get(name)
+    if value is None or value == "":
+        return None
+    try:
+        if isinstance(value, bool) or (kind is int and isinstance(value, float)):
+            raise ValueError
+        return kind(value)
+    except (TypeError, ValueError):
+        what = "a whole number" if kind is int else "a number"
+        raise Refused(400, f"{name}: {str(value)[:40]!r} is not {what}", name) from None
+
+
+def _data_uri(value: Any) -> bytes:
+    """A picture given as data: URI, or as OpenAI's {"image_url": data: URI}. URLs are not fetched. Raises Refused."""
+    import base64
+
+    if isinstance(value, str) and value.startswith("{"):
+        value = json.loads(value) if value.endswith("}") else value
+    if isinstance(value, dict):
+        value = value.get("image_url")
+    if isinstance(value, str) and value.startswith("data:image/") and ";base64," in value:
+        try:
+            return base64.b64decode(value.split(";base64,", 1)[1], validate=True)
+        except ValueError:
+            pass
+    raise Refused(400, "input_reference: send a file, or a data:image/...;base64 URI", "input_reference")
+
+
 @serve.deployment(name="Api", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=64)
 @serve.ingress(http)
 class Api:
@@ -298,48 +343,6 @@ class Api:
         with tempfile.TemporaryDirectory() as folder:
             export(self.store, request, Path(folder))
             return (Path(folder) / "contact.png").read_bytes()
-
-
-def _id(key: str) -> str:
-    return f"video_{key}"
-
-
-def _percent(jobs: list[dict[str, Any]]) -> int:
-    """Progress 0..99: each job counts alike, one under way by its steps."""
-    if not jobs or not any(job["kind"] == "scene" for job in jobs):
-        return 0  # before the plan is there nobody knows how much there is to do
-    parts = [1.0 if j["state"] == "done" else j["step"] / j["total"] if j["total"] else 0.0 for j in jobs]
-    return min(99, int(100 * sum(parts) / len(parts)))
-
-
-def _number(fields: dict[str, Any], name: str, kind: type[int] | type[float]) -> Any:
-    """A number field, or None when it is not there. Raises Refused."""
-    value = fields.get(name)
-    if value is None or value == "":
-        return None
-    try:
-        if isinstance(value, bool) or (kind is int and isinstance(value, float)):
-            raise ValueError
-        return kind(value)
-    except (TypeError, ValueError):
-        what = "a whole number" if kind is int else "a number"
-        raise Refused(400, f"{name}: {str(value)[:40]!r} is not {what}", name) from None
-
-
-def _data_uri(value: Any) -> bytes:
-    """A picture given as data: URI, or as OpenAI's {"image_url": data: URI}. URLs are not fetched. Raises Refused."""
-    import base64
-
-    if isinstance(value, str) and value.startswith("{"):
-        value = json.loads(value) if value.endswith("}") else value
-    if isinstance(value, dict):
-        value = value.get("image_url")
-    if isinstance(value, str) and value.startswith("data:image/") and ";base64," in value:
-        try:
-            return base64.b64decode(value.split(";base64,", 1)[1], validate=True)
-        except ValueError:
-            pass
-    raise Refused(400, "input_reference: send a file, or a data:image/...;base64 URI", "input_reference")
 
 
 def build(args: ApiArgs) -> Application:

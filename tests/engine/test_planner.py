@@ -106,11 +106,30 @@ async def test_boxes_move_evenly_from_first_to_last_keyframe() -> None:
     assert list(planning.plan.scenes[1].regions[0].boxes) == list(range(1, KEYFRAMES + 1))
 
 
+async def test_two_motions_of_one_follow_each_other() -> None:
+    dance = {**WALK["regions"][0], "motion": "dances"}
+    both = {"regions": [*WALK["regions"], dance]}
+    planning, _ = await planned(Script([OUTLINE], {"fox": [both], "dragon": [SPIN]}))
+    walks, dances = planning.plan.scenes[0].regions
+    assert (list(walks.boxes), list(dances.boxes)) == ([1, 2, 3], [4, 5, 6])
+
+
+def test_only_those_who_are_told_of_may_be_shown() -> None:
+    def may(narration: str, before: str = "") -> list[str]:
+        schema = scene_schema(MINIATURE.words, ["dragon"], narration, before)
+        return schema["properties"]["regions"]["items"]["properties"]["entity"]["enum"]
+
+    assert may("The Robot and three foxes saw a dragon.", "A pig slept.") == ["fox", "robot", "dragon"]
+    assert may("A fish swam to the catfish.", "A pig slept.") == ["fish"]
+    assert may("It danced.", "A pig slept.") == ["pig"]
+    assert may("A bunny danced.", "A pig slept.") == [*words.BASE_CHARACTERS, "dragon"]
+
+
 def region(**changes) -> dict:
     return {"regions": [{**WALK["regions"][0], **changes}]}
 
 
-TWICE = {"regions": [*WALK["regions"], {**WALK["regions"][0], "motion": "dances"}]}
+TWICE = {"regions": [*WALK["regions"], {**WALK["regions"][0], "motion": "dances", "frames": [5, 6]}]}
 SAME_PLACE = {"regions": [*WALK["regions"], {**WALK["regions"][0], "entity": "pig"}]}
 
 
@@ -124,7 +143,7 @@ SAME_PLACE = {"regions": [*WALK["regions"], {**WALK["regions"][0], "entity": "pi
         (region(frames=[5, 2]), "comes after the last"),
         (region(entity="unicorn"), "no such entity"),
         (region(motion="thinks"), "no such motion"),
-        (TWICE, "two regions in keyframe 1"),
+        (TWICE, "two regions in keyframe 5"),
         (SAME_PLACE, "in the same place"),
         ({"regions": WALK["regions"] * 5}, "at most 4"),
     ],
