@@ -110,7 +110,14 @@ def _still_running(processes: list[psutil.Process], seconds: float = 60) -> list
     """Those that have not ended after so long; one that has ended and whose end nobody asked for is no longer there."""
     until = time.monotonic() + seconds
     while True:
-        running = [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        running = [p for p in processes if p.is_running() and _state(p) not in (None, psutil.STATUS_ZOMBIE)]
         if not running or time.monotonic() >= until:
             return running
         time.sleep(0.5)
+
+
+def _state(process: psutil.Process) -> str | None:
+    try:
+        return process.status()
+    except psutil.NoSuchProcess:
+        return None
