@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
-from actors.planner import Planner
 
+from actors.planner import Planner
 from cluster.delivery import Delivery
 from cluster.films import FilmRequest, PlanJob
 from cluster.local import gpus, ray_cluster

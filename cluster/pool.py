@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import ray
-from actors.planner import Planner
 
 from actors.index import Index
+from actors.planner import Planner
 from actors.worker import Worker
 from cluster.local import SLOT
 from engine.errors import InputError
