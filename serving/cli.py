@@ -105,6 +105,8 @@ def plan(
     """Plans a story without rendering it: scenes, characters, motions and boxes, to be read and changed."""
     from serving.plan import plan_file
 
+    if out is not None and out.is_dir():
+        raise InputError(f"--out {out}: this is a folder; name the plan's file, such as {out / 'plan.yaml'}")
     text = plan_file(story, model, storage, seed, address, out.parent if out else None, console)
     if out is None:
         print(text, end="")

@@ -20,7 +20,7 @@ SHOWN = 40  # rows of a step at most
 
 @dataclass(frozen=True)
 class StepShown:
-    """One retrieval step: what it kept, (id, caption, scores) each, and why the others left."""
+    """One retrieval step: what it kept and why the others left."""
 
     name: str
     kept: tuple[tuple[str, str], ...]  # caption, scores in words

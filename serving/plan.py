@@ -12,15 +12,16 @@ from engine.models import load_bundle
 from engine.plan import dump_plan
 from engine.story import load_story
 from serving.export import with_images
-from serving.render import check_story, execution_plan, open_store, render_settings
+from serving.render import check_story, execution_plan, make_folder, open_store, render_settings
 
 
 def plan_file(
     story: Path, model: str, storage: str, seed: int, address: str | None, folder: Path | None, console: Console
 ) -> str:
-    """The plan of a story file. Reference images are written to `folder` (None: here), beside where the plan will be.
+    """A story file's plan. Its reference images are written to `folder`, where the plan will be; with None it names
+    them by sha256, for reading only.
 
-    Raises InputError for what cannot be planned.
+    Raises InputError for what cannot be planned, and before any work when `folder` cannot be written.
     """
     bundle = load_bundle(model)
     if seed < 0:
@@ -28,6 +29,8 @@ def plan_file(
     told, images = load_story(story)
     check_story(told, bundle, str(story))
     store = open_store(storage)
+    if folder is not None:
+        make_folder(folder)
     for image in images.values():
         keep_image(store, image)
     request = request_of(
@@ -42,4 +45,4 @@ def plan_file(
             plan_story(store, request.plan_job, address)
     plan = request.stored_plan(store)
     assert plan
-    return dump_plan(with_images(store, plan, folder or Path()))
+    return dump_plan(with_images(store, plan, folder) if folder else plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -186,12 +187,17 @@ def _check_folders(films: Sequence[Film], files: Sequence[Path]) -> None:
         if film.folder in seen:
             raise InputError(f"{seen[film.folder]} and {file} would both be written to {film.folder}; rename one")
         seen[film.folder] = file
-        try:
-            film.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"--out {film.folder}: cannot write there ({error.strerror}); name another folder"
-            ) from None
+        make_folder(film.folder)
+
+
+def make_folder(folder: Path) -> None:
+    """Raises InputError when there can be none, or nothing can be written in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise InputError(f"--out {folder}: cannot write there ({error.strerror}); name another folder") from None
 
 
 def film_name(file: Path) -> str:

@@ -98,3 +98,16 @@ def test_judging_what_is_no_film(capsys, tmp_path, plan) -> None:
     (tmp_path / "film.mp4").write_bytes(b"not a film")
     assert main(["judge", str(tmp_path / "film.mp4"), "--plan", str(plan)]) == 2
     assert "cannot read the video" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["/proc/nowhere/plan.yaml", "."])
+def test_a_plan_that_cannot_be_written_is_not_made(capsys, monkeypatch, tmp_path, out) -> None:
+    story = tmp_path / "s.txt"
+    story.write_text("A fox walks.")
+    error = _refused(capsys, monkeypatch, "plan", str(story), "-o", out, "--storage", str(tmp_path / "s"))
+    assert "--out" in error
+
+
+def test_what_is_no_story(capsys, monkeypatch, tmp_path) -> None:
+    (tmp_path / "s.txt").write_text("")
+    assert "the story is empty" in _refused(capsys, monkeypatch, "render", str(tmp_path / "s.txt"))
