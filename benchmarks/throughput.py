@@ -72,7 +72,8 @@ def engine(folder: Path, films: int, steps: int | None, learn: bool) -> dict[str
         now = time.perf_counter() - began
         if any(job["step"] for job in jobs):
             seen.setdefault("start_up", now)
-        if all(job["state"] == "done" for job in jobs if job["kind"] == "prior"):
+        priors = [job["state"] for job in jobs if job["kind"] == "prior"]
+        if priors and set(priors) == {"done"}:
             seen.setdefault("priors_done", now)
 
     with ray_cluster(None, 2):
