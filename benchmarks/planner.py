@@ -15,9 +15,10 @@ import asyncio
 import json
 import time
 
+from engine.chat import ChatModel
 from engine.models import Bundle, load_bundle
 from engine.plan import Plan, Scene
-from engine.planner import ChatModel, PlanningFailed, plan_story
+from engine.planner import PlanningFailed, plan_story
 from engine.story import Story
 
 # sentence: (stage, {character: motion})

@@ -23,8 +23,9 @@ from engine.miniature.settings import BUNDLE, TrainingSettings
 from engine.miniature.trainer import Trainer
 from engine.models import Bundle, load_bundle
 from engine.plan import KEYFRAMES
-from engine.planner import StoryScene, scene_messages, story_messages
+from engine.planner_answers import StoryScene
 from engine.planner_model import model_path
+from engine.planner_prompts import scene_messages, story_messages
 
 ADAPTER = BUNDLE / "planner"
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"  # what the adapter's config says it belongs to

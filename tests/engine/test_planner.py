@@ -21,20 +21,10 @@ from engine.miniature import words
 from engine.miniature.grammar import MOTIONS, PLACES, make_story, scene_answer
 from engine.models import PlannerModel, load_bundle
 from engine.plan import KEYFRAMES, dump_plan, parse_plan
-from engine.planner import (
-    MIN_SIDE,
-    PlanningFailed,
-    SceneAnswer,
-    StoryAnswer,
-    check_sentences,
-    make_scene,
-    plan_story,
-    scene_schema,
-    split_sentences,
-    story_messages,
-    story_schema,
-)
+from engine.planner import PlanningFailed, plan_story
+from engine.planner_answers import MIN_SIDE, SceneAnswer, StoryAnswer, check_sentences, make_scene
 from engine.planner_model import adapter_path, model_path
+from engine.planner_prompts import scene_schema, split_sentences, story_messages, story_schema
 from engine.story import Story
 
 ROOT = Path(__file__).parent.parent.parent

@@ -1,0 +1,120 @@
+"""What a planner model is asked: the questions of both levels, and the JSON schemas that bind its answers."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from engine.chat import Message
+from engine.models import Bundle, Words
+from engine.plan import KEYFRAMES
+from engine.planner_answers import MAX_REGIONS, MIN_SIDE, StoryScene, entities_of, motions_of
+
+SENTENCE_LETTERS = 400  # longer ones are cut, so that no single line fills the model's context
+SYSTEM = "You plan animated films."
+PRONOUNS = re.compile(r"\b(it|its|he|she|his|her|him|they|them|both|two)\b", re.IGNORECASE)
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "prompts"),
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+
+
+def _messages(bundle: Bundle, level: str, **values: Any) -> list[Message]:
+    """A model that was tuned to the task is asked briefly; any other is told the rules and shown an example."""
+    tuned = bundle.planner is not None and bundle.planner.adapter is not None
+    text = _templates().get_template(f"{level}-tuned.txt" if tuned else f"{level}.txt").render(**values)
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text.strip()}]
+
+
+def story_messages(bundle: Bundle, sentences: list[str], characters: list[str]) -> list[Message]:
+    """The question of level 1."""
+    return _messages(bundle, "story", sentences=sentences, characters=characters, words=bundle.words)
+
+
+def scene_messages(
+    bundle: Bundle, outline: StoryScene, narration: str, before: str, characters: list[str]
+) -> list[Message]:
+    """The question of level 2. `before`: the narration of the two scenes before, told when this one says "it"."""
+    return _messages(
+        bundle, "scene", place=outline.place, motions=outline.motions or ["stands still"], narration=narration,
+        before=before if PRONOUNS.search(narration) else "", characters=characters, words=bundle.words,
+        entities=entities_of(bundle.words, characters),
+        keyframes=KEYFRAMES, max_regions=MAX_REGIONS, min_side=MIN_SIDE,
+    )  # fmt: skip
+
+
+def _object(properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _list(items: dict[str, Any], least: int, most: int) -> dict[str, Any]:
+    return {"type": "array", "items": items, "minItems": least, "maxItems": most}
+
+
+def _text(choice: list[str] | None, most: int = 200) -> dict[str, Any]:
+    return {"type": "string", "enum": choice} if choice else {"type": "string", "minLength": 1, "maxLength": most}
+
+
+def story_schema(words: Words | None, sentences: int) -> dict[str, Any]:
+    """JSON schema of a level-1 answer on so many sentences."""
+    scene = {
+        "sentences": _list({"type": "integer", "minimum": 1, "maximum": sentences}, 1, sentences),
+        "place": _text(list(words.stages) if words else None),
+        "motions": _list(_text(motions_of(words), 60), 0, MAX_REGIONS),
+    }
+    return _object({"scenes": _list(_object(scene), 1, sentences)})
+
+
+def told_entities(words: Words, characters: list[str], narration: str, before: str) -> list[str]:
+    """Who may be in the scene, since nothing beyond the narration is to be shown: those it names, and with "it" or
+    "they" those named before; anybody when it names nobody (a bunny may be the rabbit)."""
+    told = f"{narration} {before}" if PRONOUNS.search(narration) else narration
+    known = entities_of(words, characters) or []
+    return [name for name in known if re.search(rf"\b{re.escape(name)}(s|es)?\b", told, re.IGNORECASE)] or known
+
+
+def scene_schema(words: Words | None, characters: list[str], narration: str = "", before: str = "") -> dict[str, Any]:
+    """JSON schema of a level-2 answer."""
+    box = _list({"type": "integer", "minimum": 0, "maximum": 100}, 4, 4)
+    region = {
+        "entity": _text(told_entities(words, characters, narration, before) if words else None, 60),
+        "motion": _text(motions_of(words), 60),
+        **({} if words else {"caption": _text(None)}),
+        "frames": _list({"type": "integer", "minimum": 1, "maximum": KEYFRAMES}, 2, 2),
+        "from": box,
+        "to": box,
+    }
+    regions = _list(_object(region, optional=("frames", "to")), 0, MAX_REGIONS)
+    return _object({**({} if words else {"reason": _text(None, 400), "background": _text(None)}), "regions": regions})
+
+
+def sentences_at_once(bundle: Bundle) -> int:
+    """How many sentences one level-1 question holds: as many as fit the model's context with their answer."""
+    return max(4, (bundle.planner.max_model_len if bundle.planner else 8192) // 256)
+
+
+_TITLES = r"(?<!\bMr\.)(?<!\bMrs\.)(?<!\bDr\.)(?<!\bSt\.)"  # a full stop that ends no sentence
+_END = re.compile(rf"((?<=[.!?]){_TITLES}|(?<=[.!?][\"'”’)]))\s+(?=[^a-z])")
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences of a text, nothing lost but the white space between them; very long ones are cut between words."""
+    sentences: list[str] = []
+    for paragraph in re.split(r"\n\s*\n", text):
+        for sentence in _END.sub("\n", " ".join(paragraph.split())).split("\n"):
+            while len(sentence) > SENTENCE_LETTERS:
+                cut = sentence.rfind(" ", 1, SENTENCE_LETTERS)
+                cut = cut if cut > 0 else SENTENCE_LETTERS
+                sentences.append(sentence[:cut])
+                sentence = sentence[cut:].strip()
+            sentences += [sentence] if sentence else []
+    return sentences
