@@ -22,10 +22,12 @@ from engine.models import Bundle
 from engine.plan import MAX_SCENES, Plan, Scene
 from engine.planner_answers import (
     Refused,
-    SamePlace,
+    Repairable,
     SceneAnswer,
     StoryAnswer,
     StoryScene,
+    check_motions,
+    check_places,
     check_sentences,
     make_scene,
     parse_answer,
@@ -109,9 +111,10 @@ class _Planner:
         messages = story_messages(self.bundle, sentences, list(self.story.characters))
         schema = story_schema(self.bundle.words, len(sentences))
 
-        def accept(text: str, last: bool) -> list[StoryScene]:
+        def accept(text: str) -> list[StoryScene]:
             scenes = parse_answer(StoryAnswer, text).scenes
             check_sentences(scenes, sentences)
+            check_places(scenes, sentences, self.bundle.words)
             return scenes
 
         what = f"sentences {first} to {first + len(sentences) - 1}"
@@ -122,15 +125,11 @@ class _Planner:
         messages = scene_messages(self.bundle, outline, narration, before, characters)
         schema = scene_schema(self.bundle.words, characters, narration, before)
 
-        def accept(text: str, last: bool) -> Scene:
+        def accept(text: str) -> Scene:
             answer = parse_answer(SceneAnswer, text)
-            try:
-                return make_scene(answer, name, outline.place, narration, self.bundle, characters)
-            except SamePlace as error:  # all else is right, and a program can put it right
-                if not last:
-                    raise
-                self.answers[-1]["repaired"] = f"{error}: given places side by side"
-                return make_scene(answer, name, outline.place, narration, self.bundle, characters, side_by_side=True)
+            scene = make_scene(answer, name, outline.place, narration, self.bundle, characters)
+            check_motions(scene, self.bundle.words)
+            return scene
 
         number = int(name.split("-")[1])
         scene = await self._ask("scene", name, number, messages, schema, SCENE_TOKENS, accept)
@@ -140,23 +139,32 @@ class _Planner:
 
     async def _ask(
         self, level: Literal["story", "scene"], what: str, number: int, messages: list[Message], schema: dict,
-        max_tokens: int, accept: Callable[[str, bool], Answer],
+        max_tokens: int, accept: Callable[[str], Answer],
     ) -> Answer:  # fmt: skip
-        """Asks until `accept(text, is it the last attempt)` takes the answer, telling each time what was wrong."""
-        reason, asked = "", list(messages)
+        """Asks until `accept` takes the answer, telling each time what was wrong. When no answer is taken, the first
+        that a program could put right is."""
+        asked = list(messages)
+        repairs: list[tuple[Repairable, dict[str, Any]]] = []
         for attempt in range(1, ATTEMPTS + 1):
             text = await self.chat.complete(
                 asked, schema, self.seed + attempt - 1, max_tokens,
                 temperature=0.0 if attempt == 1 else 0.6,  # the same question again would get the same answer
             )  # fmt: skip
-            note = {"level": level, "scene": what, "number": number, "attempt": attempt}
-            self.answers.append({**note, "prompt": asked, "answer": text, "refused": None})
+            note: dict[str, Any] = {"level": level, "scene": what, "number": number, "attempt": attempt}
+            note |= {"prompt": asked, "answer": text, "refused": None}
+            self.answers.append(note)
             try:
-                return accept(text, attempt == ATTEMPTS)
+                return accept(text)
             except Refused as error:
-                reason = self.answers[-1]["refused"] = str(error)
+                reason = note["refused"] = str(error)
+                if isinstance(error, Repairable):
+                    repairs.append((error, note))
             again = f"That cannot be used: {reason}. Answer again, with JSON alone."
             asked = [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": again}]
+        if repairs:
+            wrong, note = repairs[0]
+            note |= {"refused": None, "repaired": f"{wrong}: {wrong.repair}"}
+            return wrong.answer
         raise PlanningFailed(
             f"story: {what}: the planner gave no usable answer in {ATTEMPTS} attempts ({reason}); "
             "say it in plainer sentences, or write the plan by hand"

@@ -19,8 +19,12 @@ class Refused(ValueError):
     """Why an answer cannot be used; the language model is told."""
 
 
-class SamePlace(Refused):
-    """Two entities in one place, and nothing else is wrong."""
+class Repairable(Refused):
+    """Why an answer should not be used; and, when no better one comes, what a program makes of it, and how."""
+
+    def __init__(self, reason: str, answer: Any, repair: str) -> None:
+        super().__init__(reason)
+        self.answer, self.repair = answer, repair
 
 
 class StoryScene(BaseModel):
@@ -90,6 +94,31 @@ def check_sentences(scenes: list[StoryScene], sentences: list[str]) -> None:
             raise Refused(f"scene {n} has more than 2000 letters; divide it")
 
 
+def check_places(scenes: list[StoryScene], sentences: list[str], words: Words | None) -> None:
+    """Raises Repairable when the sentences of a scene name one place in the bundle's own words ("in the forest") and
+    the answer gives another. A model that reads any text is not held to this."""
+    if words is None:
+        return
+    wrong, right = [], []
+    for n, scene in enumerate(scenes, 1):
+        told = " ".join(sentences[k - 1] for k in scene.sentences).lower()
+        named = [stage for stage in words.stages if stage_phrases(words, stage)[0] in told]
+        if len(named) == 1 and scene.place != named[0]:
+            wrong.append(f"scene {n} is {stage_phrases(words, named[0])[0]}, so its place is {named[0]}")
+            scene = scene.model_copy(update={"place": named[0]})
+        right.append(scene)
+    if wrong:
+        raise Repairable("; ".join(wrong), right, "given the place that the story names")
+
+
+def check_motions(scene: Scene, words: Words | None) -> None:
+    """Raises Repairable when the narration names a motion in the bundle's own words and nobody does it."""
+    done = {region.motion for region in scene.regions}
+    missing = [m for m in motions_of(words) or () if m in scene.narration.lower() and m not in done]
+    if missing:
+        raise Repairable(f"the narration says {missing[0]!r}, and no region does it", scene, "left as it is")
+
+
 def entities_of(words: Words | None, characters: list[str]) -> list[str] | None:
     return list(dict.fromkeys([*words.characters, *characters])) if words else None
 
@@ -105,9 +134,9 @@ def make_scene(
     narration: str,
     bundle: Bundle,
     characters: list[str],
-    side_by_side: bool = False,
 ) -> Scene:
-    """The plan's scene from a level-2 answer. Raises Refused; SamePlace, unless entities go `side_by_side`."""
+    """The plan's scene from a level-2 answer. Raises Refused; Repairable when two entities are in one place and nothing
+    else is wrong."""
     words = bundle.words
     where, empty = stage_phrases(words, place) if words else ("", answer.background or place)
     regions = []
@@ -126,13 +155,16 @@ def make_scene(
             raise Refused(f"{at}: the caption has more than {bundle.text_tokens - 1} words")
         boxes = _boxes(placed, at)
         regions.append(Region(entity=placed.entity, motion=placed.motion, caption=caption, boxes=boxes))
-    if side_by_side:
-        regions = _side_by_side(regions)
-    _check_apart(regions)
-    try:
-        return Scene(id=name, background=empty, narration=narration, regions=tuple(regions))
-    except ValidationError as error:
-        raise Refused(error.errors()[0]["msg"]) from None
+
+    def scene(regions: list[Region]) -> Scene:
+        try:
+            return Scene(id=name, background=empty, narration=narration, regions=tuple(regions))
+        except ValidationError as error:
+            raise Refused(error.errors()[0]["msg"]) from None
+
+    if shared := _shared_place(regions):
+        raise Repairable(shared, scene(_side_by_side(regions)), "given places side by side")
+    return scene(regions)
 
 
 def _one_after_another(regions: list[PlacedRegion]) -> list[PlacedRegion]:
@@ -192,8 +224,9 @@ def _widened(box: Box, side: float, start: float, width: float) -> Box:
     return Box(left, box.top, round(min(left + side, 1), 2), box.bottom)
 
 
-def _check_apart(regions: list[Region]) -> None:
-    """Nobody twice in one keyframe, and no two in the very same place."""
+def _shared_place(regions: list[Region]) -> str:
+    """Who is in the very same place as another, or "". Raises Refused when somebody is twice in one keyframe."""
+    shared = ""
     for n, one in enumerate(regions):
         for other in regions[n + 1 :]:
             for keyframe in one.boxes.keys() & other.boxes.keys():
@@ -202,7 +235,8 @@ def _check_apart(regions: list[Region]) -> None:
                         f"{one.entity} has two regions in keyframe {keyframe}; give each motion its own frames"
                     )
                 if _common_share(one.boxes[keyframe], other.boxes[keyframe]) > MAX_SAME:
-                    raise SamePlace(f"{one.entity} and {other.entity} are in the same place in keyframe {keyframe}")
+                    shared = shared or f"{one.entity} and {other.entity} are in the same place in keyframe {keyframe}"
+    return shared
 
 
 def _common_share(a: Box, b: Box) -> float:

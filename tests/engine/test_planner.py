@@ -151,6 +151,37 @@ async def test_a_wrong_scene_goes_back_with_the_reason(answer, reason: str) -> N
     assert len(planning.plan.scenes[0].regions) == 1
 
 
+async def test_two_in_one_place_are_put_side_by_side_when_the_model_does_not() -> None:
+    planning, _ = await planned(Script([OUTLINE], {"fox": [SAME_PLACE] * 3, "dragon": [SPIN]}))
+    fox, pig = planning.plan.scenes[0].regions
+    assert all(fox.boxes[k].right <= pig.boxes[k].left for k in fox.boxes)
+    first = next(a for a in planning.answers if a["level"] == "scene" and a["number"] == 1)
+    assert (first["refused"], "side by side" in first["repaired"]) == (None, True)
+
+
+async def test_a_place_that_the_story_names_is_held_to() -> None:
+    wrong = {"scenes": [OUTLINE["scenes"][0], {**OUTLINE["scenes"][1], "place": "night"}]}
+    planning, _ = await planned(Script([wrong, OUTLINE], {"fox": [WALK], "dragon": [SPIN]}))
+    assert planning.answers[0]["refused"] == "scene 2 is on the beach, so its place is beach"
+
+    planning, _ = await planned(Script([wrong] * 3, {"fox": [WALK], "dragon": [SPIN]}))
+    assert [scene.id for scene in planning.plan.scenes] == ["scene-1-forest", "scene-2-beach"]
+    assert "given the place" in planning.answers[0]["repaired"]
+
+
+async def test_a_motion_that_the_story_names_must_be_done() -> None:
+    told = story("A fox jumps up and down in the forest.")
+    outline = {"scenes": [{"sentences": [1], "place": "forest", "motions": ["walks right"]}]}
+    jump = {"regions": [{"entity": "fox", "motion": "jumps up and down", "from": [30, 10, 70, 98]}]}
+    planning, _ = await planned(Script([outline], {"fox": [WALK, jump]}), told=told)
+    assert "'jumps up and down', and no region does it" in planning.answers[1]["refused"]
+    assert planning.plan.scenes[0].regions[0].motion == "jumps up and down"
+
+    planning, _ = await planned(Script([outline], {"fox": [WALK] * 3}), told=told)
+    assert planning.plan.scenes[0].regions[0].motion == "walks right"
+    assert "left as it is" in planning.answers[1]["repaired"]
+
+
 @pytest.mark.parametrize(
     ("numbers", "reason"),
     [
