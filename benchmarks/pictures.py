@@ -2,7 +2,7 @@
 
     docs/world.png              true clips of the miniature's world, one per base motion
     docs/miniature-curves.png   its training curves
-    docs/film.png               two moments of every scene of a film
+    docs/film.webp              every scene of a film, all playing side by side
 
 The last line printed is a JSON object with what was drawn.
 """
@@ -35,17 +35,23 @@ def world() -> Path:
 
 
 def film(file: Path) -> Path:
-    """An early and a late moment of every scene, three scenes a row."""
-    frames, _ = read_video(file)
+    """An animated picture: all scenes at once, three in a row, each a loop."""
+    frames, fps = read_video(file)
     scenes = [frames[n : n + FRAMES] for n in range(0, len(frames), FRAMES)]
-    tiles = [np.concatenate([scene[FRAMES // 6], scene[FRAMES * 5 // 6]], 1) for scene in scenes]
-    gap = np.full((6, tiles[0].shape[1], 3), 255, np.uint8)
-    half = -(-len(tiles) // 2)
-    columns = [np.concatenate([x for tile in tiles[c : c + half] for x in (tile, gap)][:-1]) for c in (0, half)]
-    height = max(c.shape[0] for c in columns)
-    columns = [np.pad(c, ((0, height - c.shape[0]), (0, 0), (0, 0)), constant_values=255) for c in columns]
-    picture = np.concatenate([columns[0], np.full((height, 6, 3), 255, np.uint8), columns[1]], 1)
-    return _save(picture, "film.png", 1, width=1344)
+    width, gap = 288, 6
+    height = round(frames.shape[1] * width / frames.shape[2])
+    rows = -(-len(scenes) // 3)
+    moments = []
+    for n in range(FRAMES):
+        sheet = Image.new("RGB", (3 * (width + gap) - gap, rows * (height + gap) - gap), "white")
+        for k, scene in enumerate(scenes):
+            still = Image.fromarray(scene[n]).resize((width, height), Image.Resampling.LANCZOS)
+            sheet.paste(still, (k % 3 * (width + gap), k // 3 * (height + gap)))
+        moments.append(sheet)
+    DOCS.mkdir(exist_ok=True)
+    options = {"save_all": True, "append_images": moments[1:], "duration": round(1000 / fps), "loop": 0, "quality": 80}
+    moments[0].save(DOCS / "film.webp", **options)
+    return DOCS / "film.webp"
 
 
 def curves() -> Path:
@@ -74,9 +80,9 @@ def curves() -> Path:
     return DOCS / "miniature-curves.png"
 
 
-def _save(pixels: np.ndarray, name: str, scale: int, width: int | None = None) -> Path:
+def _save(pixels: np.ndarray, name: str, scale: int) -> Path:
     image = Image.fromarray(pixels)
-    size = (width, round(image.height * width / image.width)) if width else (image.width * scale, image.height * scale)
+    size = (image.width * scale, image.height * scale)
     DOCS.mkdir(exist_ok=True)
     image.resize(size, Image.Resampling.LANCZOS).save(DOCS / name, optimize=True)
     return DOCS / name
@@ -88,7 +94,7 @@ def main() -> None:
     if file.exists():
         drawn.append(film(file))
     else:
-        print(f"{file} is not there: docs/film.png stays as it is (make film makes it)", file=sys.stderr)
+        print(f"{file} is not there: docs/film.webp stays as it is (make film makes it)", file=sys.stderr)
     print(json.dumps({"drawn": [str(path.relative_to(DOCS.parent)) for path in drawn]}))
 
 

@@ -11,10 +11,10 @@ VIDEO = BUNDLE / "video"  # the pipeline, in diffusers' folder format
 CURVES = HERE / "curves"  # one JSON line per logged step, kept in the repository
 TRAINING = HERE / ".training"  # exact training state and cached latents; may be deleted
 
-LATENT_CHANNELS = 16
+LATENT_CHANNELS = 8
 TEXT_TOKENS = 32  # of each condition, padding included
 TEXT_WIDTH = 128
-HEADS, HEAD_DIM, LAYERS = 6, 32, 6  # 6 heads: 1, 2, 3 and 6 workers divide them
+HEADS, HEAD_DIM, LAYERS = 6, 48, 6  # 6 heads: 1, 2, 3 and 6 workers divide them
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,14 @@ class TrainingSettings:
     weight_decay: float = 1e-4
     ema: float = 0.995
     clip_norm: float = 1.0
+    muon: bool = False  # Muon for the matrices of the transformer's blocks, AdamW for the rest
     save_every_minutes: float = 4.0
     seed: int = 0
 
 
-VAE_TRAINING = TrainingSettings(minutes=75, lr=2e-3, batch=2, ema=0.995)
-VIDEO_TRAINING = TrainingSettings(minutes=173, lr=1.2e-3, batch=8, ema=0.998, seed=1)
-PIECE_UNTIL_MINUTES = 116  # until then the video model is trained on pieces of two latent frames, three times as many
+VAE_TRAINING = TrainingSettings(minutes=79, lr=2e-3, batch=2, ema=0.995)
+VIDEO_TRAINING = TrainingSettings(minutes=90, lr=3e-3, batch=10, ema=0.998, muon=True, seed=1)
+ENCODER_UNTIL_MINUTES = 79  # then the VAE's decoder alone is trained
+PIECE_UNTIL_MINUTES = 54  # until then the video model is trained on pieces of two latent frames, three times as many
 MAX_CONDITIONS = 4  # of a training sample; each is TEXT_TOKENS long
-CACHED_CLIPS = 4000  # clips whose latents the video model is trained on
+CACHED_CLIPS = 3500  # clips whose latents the video model is trained on

@@ -1,4 +1,9 @@
-"""Trains the miniature's video VAE: `python -m engine.miniature.train_vae`. Interrupted, the same command goes on."""
+"""Trains the miniature's video VAE: `python -m engine.miniature.train_vae`. Interrupted, the same command goes on.
+
+After ENCODER_UNTIL_MINUTES its latents are evened out (`even_latents.py`); the encoder stays as it is from then on and
+the decoder alone is trained, on latents with a little noise, such as a video model gives. So what a video model learned
+on the encoder's latents stays valid.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +16,13 @@ from diffusers import AutoencoderKLCogVideoX
 from torch.utils.data import DataLoader, IterableDataset
 
 from engine.miniature import words
-from engine.miniature.settings import LATENT_CHANNELS, VAE_TRAINING, VIDEO
+from engine.miniature.even_latents import even_out, is_even, latent_moments
+from engine.miniature.settings import ENCODER_UNTIL_MINUTES, LATENT_CHANNELS, VAE_TRAINING, VIDEO
 from engine.miniature.stages import HEIGHT, WIDTH
 from engine.miniature.trainer import Trainer
 from engine.miniature.world import random_clip
+
+DECODER_NOISE = 0.1  # of the latents' standard deviation, at most
 
 
 def build_vae() -> AutoencoderKLCogVideoX:
@@ -71,6 +79,17 @@ def reconstruction_loss(video: torch.Tensor, output: torch.Tensor, weight: torch
     return loss
 
 
+def _even_latents(trainer: Trainer) -> None:
+    """Goes on from the averaged weights, with even latents."""
+    vae = build_vae()
+    vae.load_state_dict(trainer.ema)
+    clips = (random_clip(np.random.default_rng((VAE_TRAINING.seed, 17, n)), actors=1 + n % 3) for n in range(150))
+    moments = latent_moments(vae, clips)
+    if not is_even(moments[1]):
+        even_out(vae, *moments)
+    trainer.restart(dict(vae.named_parameters()))
+
+
 def main() -> None:
     torch.manual_seed(VAE_TRAINING.seed)
     vae = build_vae()
@@ -81,9 +100,18 @@ def main() -> None:
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
         video, weight = next(batches)
         torch.manual_seed(step)
+        frozen = trainer.minutes >= ENCODER_UNTIL_MINUTES
+        if frozen and next(vae.encoder.parameters()).requires_grad:
+            _even_latents(trainer)
+            vae.encoder.requires_grad_(False)
         with torch.autocast("cpu", torch.bfloat16):
             posterior = vae.encode(video).latent_dist
-            output = vae.decode(posterior.sample()).sample
+            latents = posterior.sample()
+            if frozen:
+                latents = latents + torch.rand(()) * DECODER_NOISE * latents.std() * torch.randn_like(latents)
+            output = vae.decode(latents).sample
+        if frozen:  # a stage is easy
+            weight = 2 * weight - 1
         output, mean, logvar = output.float(), posterior.mean.float(), posterior.logvar.float()
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         mse = F.mse_loss(output, video).detach()
@@ -93,6 +121,9 @@ def main() -> None:
     def publish(ema: dict[str, torch.Tensor]) -> None:
         published = build_vae()
         published.load_state_dict(ema)
+        if trainer.minutes > ENCODER_UNTIL_MINUTES:  # the latents' size, which the video model's training measured
+            scaling = AutoencoderKLCogVideoX.load_config(VIDEO / "vae")["scaling_factor"]
+            published.register_to_config(scaling_factor=scaling)
         published.bfloat16().save_pretrained(VIDEO / "vae")
 
     trainer.run(loss, publish)

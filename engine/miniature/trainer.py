@@ -1,4 +1,4 @@
-"""The loop that all of the miniature's trainings share: AdamW, EMA, a time budget, and a state it can go on from."""
+"""The loop that all of the miniature's trainings share: AdamW or Muon, EMA, a time budget, a state to go on from."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.miniature.settings import CURVES, TRAINING, TrainingSettings
 
+MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # what AdamW and Muon remember of each weight
 LossFn = Callable[[int], tuple[torch.Tensor, dict[str, float]]]
 
 
@@ -33,9 +34,18 @@ class Trainer:
         self.name, self.model, self.settings = name, model, settings
         self.parameters = dict(model.named_parameters())
         self.ema = {k: v.detach().clone() for k, v in self.parameters.items()}
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=settings.weight_decay
-        )
+        matrices = [p for k, p in self.parameters.items() if settings.muon and p.ndim == 2 and "_blocks." in k]
+        chosen = {id(p) for p in matrices}
+        rest = [p for p in self.parameters.values() if id(p) not in chosen]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(rest, lr=settings.lr, betas=(0.9, 0.98), weight_decay=settings.weight_decay)
+        ]
+        if matrices:
+            self.optimizers.append(
+                torch.optim.Muon(
+                    matrices, lr=settings.lr, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
+                )
+            )
         self.step, self.minutes = 0, 0.0
         self.began = 0  # the step at which the moments were fresh, from which the learning rate warms up
         self.file = TRAINING / f"{name}.safetensors"
@@ -55,13 +65,14 @@ class Trainer:
             while self.minutes < s.minutes:
                 began = time.perf_counter()
                 lr = self._learning_rate()
-                for group in self.optimizer.param_groups:
-                    group["lr"] = lr
+                for optimizer in self.optimizers:
+                    optimizer.param_groups[0]["lr"] = lr
                 value, figures = loss(self.step)
                 value.backward()
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.clip_norm)
-                self.optimizer.step()
-                self.optimizer.zero_grad(set_to_none=True)
+                for optimizer in self.optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
                 self._average()
                 self.step += 1
                 self.minutes += (time.perf_counter() - began) / 60
@@ -82,6 +93,19 @@ class Trainer:
                     saved = self.minutes
             self.save()
             publish(self.ema)
+
+    @torch.no_grad()
+    def restart(self, weights: dict[str, torch.Tensor]) -> None:
+        """Goes on from these weights, their average as well, with fresh moments."""
+        for key, value in self.parameters.items():
+            value.copy_(weights[key])
+            self.ema[key] = value.detach().clone()
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
+        self.began = self.step
+
+    def _optimizer_of(self, parameter: torch.nn.Parameter) -> torch.optim.Optimizer:
+        return next(o for o in self.optimizers if any(parameter is p for p in o.param_groups[0]["params"]))
 
     def _learning_rate(self) -> float:
         s, share = self.settings, min(self.minutes / self.settings.minutes, 1.0)
@@ -115,8 +139,8 @@ class Trainer:
         tensors = {}
         for key, value in self.parameters.items():
             tensors[f"weight.{key}"], tensors[f"ema.{key}"] = value.detach().clone(), self.ema[key]
-            moments = self.optimizer.state.get(value, {})
-            tensors |= {f"{m}.{key}": moments[m] for m in ("exp_avg", "exp_avg_sq") if m in moments}
+            moments = self._optimizer_of(value).state.get(value, {})
+            tensors |= {f"{m}.{key}": moments[m] for m in MOMENTS if m in moments}
         self.file.parent.mkdir(exist_ok=True)
         partial = Path(f"{self.file}.partial")
         save_file(tensors, partial, {"step": str(self.step), "minutes": str(self.minutes)})
@@ -130,6 +154,8 @@ class Trainer:
             for key, value in self.parameters.items():
                 value.data.copy_(file.get_tensor(f"weight.{key}"))
                 self.ema[key] = file.get_tensor(f"ema.{key}")
-                if f"exp_avg.{key}" in names:
-                    moments = {m: file.get_tensor(f"{m}.{key}") for m in ("exp_avg", "exp_avg_sq")}
-                    self.optimizer.state[value] = {"step": torch.tensor(float(self.step)), **moments}
+                moments = {m: file.get_tensor(f"{m}.{key}") for m in MOMENTS if f"{m}.{key}" in names}
+                if moments:
+                    if "exp_avg" in moments:
+                        moments["step"] = torch.tensor(float(self.step))
+                    self._optimizer_of(value).state[value] = moments

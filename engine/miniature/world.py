@@ -16,6 +16,7 @@ from engine.miniature.stages import HEIGHT, WIDTH, paint
 KEYFRAMES = 6  # of a plan; 4 frames each
 FRAMES_PER_KEYFRAME = FRAMES // KEYFRAMES
 SPRITES = Path(__file__).parent / "sprites"
+SIZE, SMALL_SIZE = 34.0, 28.0  # pixels of an actor's longer side; small when three share the stage
 _PAD = 1.5  # sprites are drawn on a square this much larger, so that turning cuts no corner
 
 
@@ -106,10 +107,8 @@ def random_clip(
     stage = str(rng.choice(list(words.STAGES)))
     count = actors if actors is not None else int(rng.choice(4, p=[0.02, 0.46, 0.44, 0.08]))
     names = [str(n) for n in rng.choice(list(characters), count, replace=False)]
-    lanes = _lanes(rng, count)
-    cast = []
+    lanes, size, cast = _lanes(rng, count), SIZE if count < 3 else SMALL_SIZE, []
     for name, lane in zip(names, lanes, strict=True):
-        size = float(rng.uniform(26, 34) if count < 3 else rng.uniform(24, 29))
         cast.append((name, size, *_random_act(rng, motions, size, lane, changes)))
     return make_clip(stage, [cast[i] for i in rng.permutation(count)])
 
