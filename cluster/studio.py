@@ -85,6 +85,8 @@ class Studio:
             for job in film.jobs:
                 self.attempts.pop(job.key, None)
         await self.pool.grow(workers)
+        if request.story and request.learn and request.library and request.finished(self.store) is None:
+            self.pool.host("index").fingerprint.remote(request.model, request.library)  # fills it beside the planning
         self.wake.set()
         return key
 

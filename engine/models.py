@@ -62,6 +62,7 @@ class PriorSettings(BaseModel):
     rank: Annotated[int, Field(ge=1, le=256)] = 32
     steps: Annotated[int, Field(ge=1, le=100_000)] = 500
     subject_steps: Annotated[int, Field(ge=1, le=100_000)] = 160
+    subject_frames: Annotated[int, Field(ge=1)] | None = None  # latent frames of a static clip; None: all
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     batch: Annotated[int, Field(ge=1)] = 1
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4

@@ -159,6 +159,8 @@ class _Planner:
                 reason = note["refused"] = str(error)
                 if isinstance(error, Repairable):
                     repairs.append((error, note))
+                    if error.certain:
+                        break
             again = f"That cannot be used: {reason}. Answer again, with JSON alone."
             asked = [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": again}]
         if repairs:

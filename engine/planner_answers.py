@@ -20,11 +20,12 @@ class Refused(ValueError):
 
 
 class Repairable(Refused):
-    """Why an answer should not be used; and, when no better one comes, what a program makes of it, and how."""
+    """Why an answer should not be used; and, when no better one comes, what a program makes of it, and how. When the
+    repair is `certain`, nothing better can come."""
 
-    def __init__(self, reason: str, answer: Any, repair: str) -> None:
+    def __init__(self, reason: str, answer: Any, repair: str, certain: bool = False) -> None:
         super().__init__(reason)
-        self.answer, self.repair = answer, repair
+        self.answer, self.repair, self.certain = answer, repair, certain
 
 
 class StoryScene(BaseModel):
@@ -108,7 +109,7 @@ def check_places(scenes: list[StoryScene], sentences: list[str], words: Words | 
             scene = scene.model_copy(update={"place": named[0]})
         right.append(scene)
     if wrong:
-        raise Repairable("; ".join(wrong), right, "given the place that the story names")
+        raise Repairable("; ".join(wrong), right, "given the place that the story names", certain=True)
 
 
 def check_motions(scene: Scene, words: Words | None) -> None:

@@ -157,10 +157,13 @@ class _Denoiser:
 
     def predict(self, batch: Noised) -> torch.Tensor:
         """The model's velocity in float32, through whatever LoRAs are applied."""
-        dtype = self.model.dtype
+        dtype, grid, rotary = self.model.dtype, self.model.grid, self.rotary
+        if rotary is not None:  # a clip's first frames have the table's first rows
+            tokens = batch.latents.shape[1] * grid.rows * grid.columns
+            rotary = (rotary[0][:tokens], rotary[1][:tokens])
         with fast_arithmetic(self.model):
             output = self.model.transformer(
-                batch.latents.to(dtype), batch.text.to(dtype), batch.timesteps, image_rotary_emb=self.rotary,
+                batch.latents.to(dtype), batch.text.to(dtype), batch.timesteps, image_rotary_emb=rotary,
                 return_dict=False,
             )[0]  # fmt: skip
         return output.float()
@@ -350,7 +353,8 @@ def learn_subject(
     captions: Sequence[str] = (),
 ) -> Prior:
     """A subject's LoRA, in the odd blocks, from one to five pictures (method, section 4): static clips, and the loss of
-    their first latent frame, there where the subject is.
+    their first latent frame, there where the subject is. `settings.subject_frames` shortens the clips: what comes after
+    the first frame is the same once more, and costs as much again.
 
     `phrase`: what captions call it, e.g. "[v1] dragon". `captions`: what the pictures are said to show, taken in turn;
     "a PHRASE" unless given.
@@ -361,7 +365,9 @@ def learn_subject(
     b, texts = model.bundle, list(captions) or [f"a {phrase}"]
     views = subject_views(images, b.height, b.width, seed)
     examples = Examples(
-        torch.stack([encode_frames(model, np.repeat(view.picture[None], 2, 0)) for view in views]),
+        torch.stack(
+            [encode_frames(model, np.repeat(view.picture[None], 2, 0))[: settings.subject_frames] for view in views]
+        ),
         torch.cat([model.encode_text(texts[n % len(texts)]) for n in range(len(views))]).cpu(),
         torch.stack(
             [F.adaptive_avg_pool2d(torch.from_numpy(v.mask)[None, None], model.latent_shape[2:]) for v in views]
