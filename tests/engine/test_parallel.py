@@ -24,6 +24,7 @@ from peft import LoraConfig
 
 from engine.adapters import region_loras
 from engine.errors import InputError
+from engine.miniature.settings import LATENT_CHANNELS
 from engine.models import load_bundle
 from engine.parallel import ALONE, SequenceParallel, parallel_scene
 from engine.plan import Box, Region, Scene
@@ -56,7 +57,12 @@ def model_of(kind: str) -> VideoModel:
         return VideoModel(load_bundle("miniature").model_copy(update={"num_frames": 9}))
     model = copy.copy(model_of("miniature"))
     model.bundle = model.bundle.model_copy(update={"height": 56, "width": 104, "num_frames": 17})
-    sizes = {"in_channels": 16, "out_channels": 16, "text_embed_dim": 128, "max_text_seq_length": 32}
+    sizes = {
+        "in_channels": LATENT_CHANNELS,
+        "out_channels": LATENT_CHANNELS,
+        "text_embed_dim": 128,
+        "max_text_seq_length": 32,
+    }
     sizes |= {"sample_height": 14, "sample_width": 26, "sample_frames": 17, "num_attention_heads": 6}
     model.transformer = prepare_transformer(tiny_transformer(kind == "rotary", layers=3, **sizes))
     assert model.grid.size == 455  # 2, 3 and 4 do not divide it
