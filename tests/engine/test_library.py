@@ -69,12 +69,16 @@ def test_words_find_inflections_and_nothing_else(library, few) -> None:
     assert sum(step.dropped.values()) == 40 - len(captions)
 
 
-def test_attributes_drop_clips_of_a_wrong_shape(library) -> None:
-    words_step, step, _ = library.retrieve(MOTION).steps
-    assert step.dropped == {"shorter than 2 s": 1, "narrower than 0.9 of their height": 1}
-    assert len(step.kept) == len(words_step.kept) - 2
+def test_attributes_drop_clips_of_a_wrong_shape(library, few) -> None:
+    flawed = {
+        recipes()[n].flaw: clip.caption for n, clip in zip(chosen(), few, strict=True)
+    }
+    for flaw, reason in (("short", "shorter than 2 s"), ("tall", "narrower than 0.9 of their height")):
+        words_step, step, _ = library.retrieve(flawed[flaw]).steps
+        assert step.dropped[reason] == 1
+        assert len(step.kept) == len(words_step.kept) - sum(step.dropped.values())
     settings = RetrievalSettings(min_seconds=0, min_frames=9, min_aspect=0)
-    assert library.retrieve(MOTION, settings).steps[1].dropped == {"of fewer than 9 frames": 1}
+    assert library.retrieve(flawed["short"], settings).steps[1].dropped == {"of fewer than 9 frames": 1}
 
 
 def test_scorers_prefer_clips_that_show_the_motion(library, few) -> None:
