@@ -70,9 +70,7 @@ def test_words_find_inflections_and_nothing_else(library, few) -> None:
 
 
 def test_attributes_drop_clips_of_a_wrong_shape(library, few) -> None:
-    flawed = {
-        recipes()[n].flaw: clip.caption for n, clip in zip(chosen(), few, strict=True)
-    }
+    flawed = {recipes()[n].flaw: clip.caption for n, clip in zip(chosen(), few, strict=True)}
     for flaw, reason in (("short", "shorter than 2 s"), ("tall", "narrower than 0.9 of their height")):
         words_step, step, _ = library.retrieve(flawed[flaw]).steps
         assert step.dropped[reason] == 1
