@@ -35,7 +35,7 @@ class TrainingSettings:
 
 VAE_TRAINING = TrainingSettings(minutes=79, lr=2e-3, batch=2, ema=0.995)
 VIDEO_TRAINING = TrainingSettings(minutes=90, lr=3e-3, batch=10, ema=0.998, muon=True, seed=1)
-ENCODER_UNTIL_MINUTES = 79  # then the VAE's decoder alone is trained
+ENCODER_UNTIL_MINUTES = 75  # then the VAE's decoder alone is trained
 PIECE_UNTIL_MINUTES = 54  # until then the video model is trained on pieces of two latent frames, three times as many
 MAX_CONDITIONS = 4  # of a training sample; each is TEXT_TOKENS long
 CACHED_CLIPS = 3500  # clips whose latents the video model is trained on

@@ -79,15 +79,21 @@ def reconstruction_loss(video: torch.Tensor, output: torch.Tensor, weight: torch
     return loss
 
 
-def _even_latents(trainer: Trainer) -> None:
-    """Goes on from the averaged weights, with even latents."""
+@torch.no_grad()
+def _fix_encoder(trainer: Trainer) -> None:
+    """The encoder becomes its average, which is what is published. Uneven latents are evened out first, once: after
+    that a resumed training finds them even and keeps its moments."""
     vae = build_vae()
     vae.load_state_dict(trainer.ema)
     clips = (random_clip(np.random.default_rng((VAE_TRAINING.seed, 17, n)), actors=1 + n % 3) for n in range(150))
     moments = latent_moments(vae, clips)
     if not is_even(moments[1]):
         even_out(vae, *moments)
-    trainer.restart(dict(vae.named_parameters()))
+        trainer.restart(dict(vae.named_parameters()))
+    for key, value in trainer.parameters.items():
+        if key.startswith("encoder."):
+            value.copy_(trainer.ema[key])
+            value.requires_grad_(False)
 
 
 def main() -> None:
@@ -102,8 +108,7 @@ def main() -> None:
         torch.manual_seed(step)
         frozen = trainer.minutes >= ENCODER_UNTIL_MINUTES
         if frozen and next(vae.encoder.parameters()).requires_grad:
-            _even_latents(trainer)
-            vae.encoder.requires_grad_(False)
+            _fix_encoder(trainer)
         with torch.autocast("cpu", torch.bfloat16):
             posterior = vae.encode(video).latent_dist
             latents = posterior.sample()
