@@ -9,14 +9,72 @@ with Ulysses as [text | this worker's visual tokens], and the masks are cut like
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from engine.errors import InputError
+from engine.lora import load_lora, lora_layers, remove_lora
 from engine.parallel import SequenceParallel
+
+MAX_RESIDENT_LORAS = 16
+
+
+class Slot(NamedTuple):
+    """An adapter of the transformer and the layers it adapts."""
+
+    adapter: str
+    layers: frozenset[str]
+
+
+class ResidentLoras:
+    """The LoRAs in a transformer's memory, by key: at most `max_resident_loras`, so that a scene whose LoRAs are there
+    begins at once and memory stays bounded. The least recently used makes room; where it adapts the same layers its
+    weights are overwritten in place (hotswap)."""
+
+    def __init__(self, transformer: nn.Module, max_resident_loras: int = MAX_RESIDENT_LORAS) -> None:
+        self.transformer, self.limit = transformer, max_resident_loras
+        self.slots: dict[str, Slot] = {}  # the least recently used first
+        self._made = 0
+
+    def bring(self, keys: Sequence[str], fetch: Callable[[str], bytes]) -> dict[str, str]:
+        """Makes these LoRAs resident, those that are missing by `fetch`; key -> its adapter, for `region_loras`.
+
+        Raises InputError when they are more than fit, or when one is no LoRA for this model.
+        """
+        keys = list(dict.fromkeys(keys))
+        if len(keys) > self.limit:
+            raise InputError(
+                f"the scene uses {len(keys)} LoRAs at once, but max_resident_loras is {self.limit}; split the scene"
+            )
+        for key in [key for key in keys if key in self.slots]:
+            self.slots[key] = self.slots.pop(key)
+        for key in keys:
+            if key not in self.slots:
+                self._load(key, fetch(key), keep=keys)
+        return {key: self.slots[key].adapter for key in keys}
+
+    def _load(self, key: str, weights: bytes, keep: Sequence[str]) -> None:
+        if len(self.slots) < self.limit:
+            self._new(key, weights)
+            return
+        oldest = next(other for other in self.slots if other not in keep)
+        adapter, layers = self.slots[oldest]
+        if lora_layers(weights, key) == layers:
+            self.slots[key] = Slot(adapter, load_lora(self.transformer, weights, adapter, hotswap=True))
+            del self.slots[oldest]
+        else:
+            remove_lora(self.transformer, adapter)
+            del self.slots[oldest]
+            self._new(key, weights)
+
+    def _new(self, key: str, weights: bytes) -> None:
+        adapter, self._made = f"lora-{self._made}", self._made + 1
+        self.slots[key] = Slot(adapter, load_lora(self.transformer, weights, adapter))
 
 
 @contextmanager

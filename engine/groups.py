@@ -9,9 +9,25 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import NamedTuple
 
 import torch
 
+
+class Ranks(NamedTuple):
+    """Who works together: this process is `rank` of `world_size`; rank 0 listens at `address` (default: a free local
+    port)."""
+
+    rank: int = 0
+    world_size: int = 1
+    address: str = ""
+
+    def share(self, batch: int) -> int:
+        """This rank's part of a batch, at least one example."""
+        return max(batch // self.world_size, 1)
+
+
+ALONE = Ranks()
 TIMEOUT = timedelta(seconds=60)  # of any exchange; a member that is gone is noticed after so long
 
 

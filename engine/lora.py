@@ -126,14 +126,17 @@ def _canonical(file: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + file[end:]
 
 
-def load_lora(transformer: CogVideoXTransformer3DModel, weights: bytes, name: str) -> None:
+def load_lora(
+    transformer: CogVideoXTransformer3DModel, weights: bytes, name: str, hotswap: bool = False
+) -> frozenset[str]:
     """Makes the LoRA of a safetensors file resident as adapter `name`. It does nothing until `region_loras` says where.
 
-    Raises InputError for a file that is no such LoRA, or one of another base model.
+    With `hotswap` its weights are written over those of the adapter that has the name; both adapt the same layers.
+    Returns the layers. Raises InputError for a file that is no such LoRA, or one of another base model.
     """
     tensors, metadata = _read(weights, name)
     for key, tensor in tensors.items():
-        layer, letter = key.removeprefix(PREFIX).removesuffix(".weight").rsplit(".lora_", 1)
+        layer, letter = _layer_and_letter(key)
         try:
             module = transformer.get_submodule(layer)
             fits = tensor.shape[1] == module.in_features if letter == "A" else tensor.shape[0] == module.out_features
@@ -144,10 +147,18 @@ def load_lora(transformer: CogVideoXTransformer3DModel, weights: bytes, name: st
     before = {layer: list(layer.active_adapters) for layer in _tuner_layers(transformer)}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are what we want
-        transformer.load_lora_adapter(tensors, prefix=PREFIX[:-1], adapter_name=name, metadata=metadata)
+        transformer.load_lora_adapter(
+            tensors, prefix=PREFIX[:-1], adapter_name=name, metadata=metadata, hotswap=hotswap
+        )
     for layer in _tuner_layers(transformer):
         layer.set_adapter(before.get(layer, []), inference_mode=True)
     transformer.requires_grad_(False).eval()  # new modules are born in training mode
+    return lora_layers(weights, name)
+
+
+def lora_layers(weights: bytes, name: str) -> frozenset[str]:
+    """The layers that a LoRA file adapts. Raises InputError for a file that is none."""
+    return frozenset(_layer_and_letter(key)[0] for key in _read(weights, name)[0])
 
 
 def remove_lora(transformer: CogVideoXTransformer3DModel, name: str) -> None:
@@ -164,6 +175,12 @@ def remove_lora(transformer: CogVideoXTransformer3DModel, name: str) -> None:
 def resident_loras(transformer: CogVideoXTransformer3DModel) -> list[str]:
     """The names of the adapters in memory, oldest first."""
     return list(getattr(transformer, "peft_config", {}))
+
+
+def _layer_and_letter(key: str) -> tuple[str, str]:
+    """ "transformer.x.to_q.lora_A.weight" -> ("x.to_q", "A")"""
+    layer, letter = key.removeprefix(PREFIX).removesuffix(".weight").rsplit(".lora_", 1)
+    return layer, letter
 
 
 def _tuner_layers(transformer: nn.Module) -> list[BaseTunerLayer]:

@@ -15,7 +15,11 @@ from engine.errors import InputError
 from engine.plan import NONE, Plan
 
 HERE = Path(__file__).parent
-BUILT_IN = {"miniature": HERE / "miniature" / "bundle", "cogvideox-2b": HERE / "bundles" / "cogvideox-2b"}
+BUILT_IN = {
+    "miniature": HERE / "miniature" / "bundle",
+    "miniature-plain": HERE / "miniature" / "plain",
+    "cogvideox-2b": HERE / "bundles" / "cogvideox-2b",
+}
 
 
 class Words(BaseModel):

@@ -27,7 +27,7 @@ from torch import nn
 
 from engine.adapters import region_loras
 from engine.errors import InputError
-from engine.groups import process_group
+from engine.groups import ALONE, Ranks, process_group
 from engine.lora import Kind, LoraBank, adapted_layers, resident_loras, save_lora
 from engine.models import PriorSettings
 from engine.video_model import VideoModel
@@ -56,21 +56,6 @@ class Prior:
 
     weights: bytes
     card: dict[str, Any]
-
-
-class Ranks(NamedTuple):
-    """Who learns: this process is `rank` of `world_size`; rank 0 listens at `address` (default: a free local port)."""
-
-    rank: int = 0
-    world_size: int = 1
-    address: str = ""
-
-    def share(self, batch: int) -> int:
-        """This rank's part of a batch, at least one example."""
-        return max(batch // self.world_size, 1)
-
-
-ALONE = Ranks()
 
 
 class Examples(NamedTuple):

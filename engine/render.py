@@ -10,7 +10,6 @@ from typing import Literal, Protocol
 import torch
 
 from engine.adapters import region_loras
-from engine.lora import load_lora, remove_lora, resident_loras
 from engine.parallel import parallel_scene
 from engine.plan import Region, Scene
 from engine.regions import RegionMap, region_map
@@ -18,8 +17,6 @@ from engine.scene import denoise
 from engine.settings import ExecutionPlan, RenderSettings
 from engine.video import encode_video
 from engine.video_model import VideoModel
-
-MAX_RESIDENT_LORAS = 16  # those of a scene stay in memory for the next one that uses them
 
 
 class Bound(Protocol):
@@ -31,6 +28,10 @@ class Bound(Protocol):
     def name(self) -> str: ...
     @property
     def key(self) -> str: ...
+
+
+def _no_lora(key: str) -> bytes:
+    raise KeyError(f"nobody gives LoRA {key}")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def render_clip(
     settings: RenderSettings,
     execution: ExecutionPlan,
     priors: Sequence[Bound] = (),
-    fetch: Callable[[str], bytes] | None = None,
+    fetch: Callable[[str], bytes] = _no_lora,
     report: Callable[[int, int], None] = lambda done, total: None,
     rank: int = 0,
     address: str = "",
@@ -61,8 +62,8 @@ def render_clip(
     """
     began = time.perf_counter()
     regions = region_map(scene, model.grid, model.bundle.text_tokens)
-    masks = {prior.key: _acts_on(regions, prior).to(model.device) for prior in priors}
-    keep_resident(model, list(masks), fetch)
+    adapters = model.loras.bring([prior.key for prior in priors], fetch)
+    masks = {adapters[prior.key]: _acts_on(regions, prior).to(model.device) for prior in priors}
     loaded = time.perf_counter()
     with (
         parallel_scene(model, execution, rank, address) as parallel,
@@ -79,18 +80,6 @@ def render_clip(
     decoded = time.perf_counter()
     seconds = {"loras": loaded - began, "denoising": denoised - loaded, "decoding": decoded - denoised}
     return Rendered(state.latents.float().cpu(), clip, seconds)
-
-
-def keep_resident(model: VideoModel, keys: Sequence[str], fetch: Callable[[str], bytes] | None) -> None:
-    """Makes these LoRAs resident; the oldest that are not needed make room."""
-    there = resident_loras(model.transformer)
-    missing = [key for key in keys if key not in there]
-    idle = [name for name in there if name not in keys]
-    for name in idle[: max(0, len(there) + len(missing) - MAX_RESIDENT_LORAS)]:
-        remove_lora(model.transformer, name)
-    for key in missing:
-        assert fetch, "a LoRA must come from somewhere"
-        load_lora(model.transformer, fetch(key), key)
 
 
 def _acts_on(regions: RegionMap, prior: Bound) -> torch.Tensor:

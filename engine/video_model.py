@@ -10,6 +10,7 @@ from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
 from transformers import AutoTokenizer, T5EncoderModel
 
+from engine.adapters import ResidentLoras
 from engine.attention import RegionAttnProcessor
 from engine.models import Bundle
 from engine.patch_embed import RegionPatchEmbed
@@ -31,6 +32,7 @@ class VideoModel:
         self.vae = AutoencoderKLCogVideoX.from_pretrained(path, subfolder="vae", **load)
         transformer = CogVideoXTransformer3DModel.from_pretrained(path, subfolder="transformer", **load)
         self.transformer = prepare_transformer(transformer)
+        self.loras = ResidentLoras(self.transformer)
         self.scheduler_config = CogVideoXDPMScheduler.load_config(path, subfolder="scheduler")
         for part in (self.text_encoder, self.vae, self.transformer):
             part.requires_grad_(False).eval().to(self.device)

@@ -20,7 +20,7 @@ class Conditions(NamedTuple):
 
 
 def plain_conditions(rng: np.random.Generator, note: dict[str, Any], grid: Grid) -> Conditions:
-    """One caption for the whole clip, empty in one of ten (for guidance), with the actors' places in half of them."""
+    """One caption for the whole clip, empty in one of ten (for guidance), with the actors' places in three of four."""
     stage, actors = note["stage"], sorted(note["actors"], key=lambda a: a["boxes"][0][0])
     place, empty = words.STAGES[stage]
     if rng.random() < 0.1:
@@ -28,7 +28,7 @@ def plain_conditions(rng: np.random.Generator, note: dict[str, Any], grid: Grid)
     elif not actors:
         text = str(rng.choice([empty, place]))
     else:
-        where = rng.random() < 0.5
+        where = rng.random() < 0.75
         parts = []
         for actor in actors:
             middle = np.mean([(b[0] + b[2]) / 2 for b in actor["boxes"]])

@@ -135,7 +135,8 @@ class KeyframeReport(BaseModel):
 class CharacterReport(BaseModel):
     """One region of a scene. `centre` is the mean of its places as shares of the picture's width and height; `motion`
     is what the plan says, if it names one of the world's, and `motion_seen` what the track says, if that is clear;
-    `likeness` is the mean score of its finds (see Detection)."""
+    `likeness` is the mean score of its finds (see Detection); `smoothness` 1 less the mean jump in its speed from one
+    frame to the next, as a share of its size."""
 
     entity: str
     character: str
@@ -145,6 +146,7 @@ class CharacterReport(BaseModel):
     motion: str | None
     motion_seen: str | None
     likeness: float | None
+    smoothness: float | None
     keyframes: list[KeyframeReport]
 
     @computed_field  # type: ignore[prop-decorator]
@@ -207,6 +209,12 @@ class FilmReport(BaseModel):
     def likeness(self) -> float | None:
         """Mean over the characters that are found at all."""
         return _mean(c.likeness for c in self.characters if c.likeness is not None)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def smoothness(self) -> float | None:
+        """Mean over the characters that are found in three frames in a row."""
+        return _mean(c.smoothness for c in self.characters if c.smoothness is not None)
 
 
 def _mean(values: Iterable[float]) -> float | None:
@@ -273,8 +281,18 @@ def _judge_region(region: Region, name: str, seen: list[dict[str, Detection | No
         motion=_first_named(region.caption if region.motion == NONE else region.motion, MOTIONS),
         motion_seen=motion_of(track),
         likeness=_mean(d.score for d in own),
+        smoothness=_smoothness(track),
         keyframes=[_judge_keyframe(k, region.boxes[k], name, seen[spans[k]]) for k in spans],
     )
+
+
+def _smoothness(track: Sequence[Detection | None]) -> float | None:
+    jumps = [
+        min(float(np.hypot(a.x - 2 * b.x + c.x, a.y - 2 * b.y + c.y)) / b.size, 1.0)
+        for a, b, c in zip(track, track[1:], track[2:], strict=False)
+        if a and b and c
+    ]
+    return 1 - sum(jumps) / len(jumps) if jumps else None
 
 
 def judge_scene(frames: np.ndarray, scene: Scene) -> SceneReport:
@@ -337,7 +355,7 @@ def table(report: FilmReport) -> Table:
         return f"[red]{seen or 'unclear'}[/red], not {wanted}"
 
     scores = {"stages": report.stages, "found": report.found, "region binding": report.region_binding}
-    scores |= {"motion": report.motion, "likeness": report.likeness}
+    scores |= {"motion": report.motion, "likeness": report.likeness, "smoothness": report.smoothness}
     result = Table(caption="   ".join(f"{name} {share(value)}" for name, value in scores.items()))
     for column in ("Scene", "Stage", "Character", "Found", "Where", "Motion", "Likeness", "In region"):
         result.add_column(column)

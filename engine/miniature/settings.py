@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
-HERE = Path(__file__).parent
-BUNDLE = HERE / "bundle"  # the model bundle that the engine loads
+# Where trainings read and write; on a cluster a folder that all workers see.
+HOME = Path(os.environ.get("DREAMRUNNER_MINIATURE", Path(__file__).parent))
+BUNDLE = HOME / "bundle"  # the model bundle that the engine loads
 VIDEO = BUNDLE / "video"  # the pipeline, in diffusers' folder format
-CURVES = HERE / "curves"  # one JSON line per logged step, kept in the repository
-TRAINING = HERE / ".training"  # exact training state and cached latents; may be deleted
+PLAIN = HOME / "plain" / "video"  # the same for the bundle whose video model has never seen a region
+CURVES = HOME / "curves"  # one JSON line per logged step, kept in the repository
+TRAINING = HOME / ".training"  # exact training state and cached latents; may be deleted
 
 LATENT_CHANNELS = 8
 TEXT_TOKENS = 32  # of each condition, padding included
 TEXT_WIDTH = 128
 HEADS, HEAD_DIM, LAYERS = 6, 48, 6  # 6 heads: 1, 2, 3 and 6 workers divide them
+
+
+class Checkpoint(StrEnum):
+    """The miniature's two video models."""
+
+    plain = "plain"
+    default = "default"
 
 
 @dataclass(frozen=True)
@@ -34,8 +45,13 @@ class TrainingSettings:
 
 
 VAE_TRAINING = TrainingSettings(minutes=79, lr=2e-3, batch=2, ema=0.995)
-VIDEO_TRAINING = TrainingSettings(minutes=90, lr=3e-3, batch=10, ema=0.998, muon=True, seed=1)
+VIDEO_TRAININGS = {
+    Checkpoint.plain: TrainingSettings(minutes=55, lr=3e-3, batch=10, ema=0.998, muon=True, seed=1),
+    Checkpoint.default: TrainingSettings(minutes=60, lr=3e-3, batch=10, ema=0.998, muon=True, seed=2),
+}
 ENCODER_UNTIL_MINUTES = 75  # then the VAE's decoder alone is trained
-PIECE_UNTIL_MINUTES = 54  # until then the video model is trained on pieces of two latent frames, three times as many
+# until then a video model is trained on pieces of two latent frames, three times as many
+PIECE_UNTIL_MINUTES = {Checkpoint.plain: 35, Checkpoint.default: 20}
 MAX_CONDITIONS = 4  # of a training sample; each is TEXT_TOKENS long
-CACHED_CLIPS = 3500  # clips whose latents the video model is trained on
+CACHED_CLIPS = 3500  # clips whose latents the video models are trained on
+CLIPS_SEED = 1  # of those clips

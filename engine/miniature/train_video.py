@@ -1,18 +1,24 @@
-"""Trains the miniature's text encoder and transformer: `python -m engine.miniature.train_video`. Resumable.
+"""Trains the miniature's text encoder and transformer: `python -m engine.miniature.train_video plain`, then `default`.
+Both are resumable.
 
-Four steps of five give each actor's caption its box and the stage's words the rest, as SR3AI does at inference; the
-others give one caption for everything, as CogVideoX was trained.
+`plain` gives one caption for everything, as CogVideoX was trained: what SR3AI does for it, it does untrained, as in the
+paper. `default` goes on from there, and four of its steps in five give each actor's caption its box and the stage's
+words the rest, as SR3AI does at inference.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import typer
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDPMScheduler, CogVideoXTransformer3DModel
 from rich.progress import track
 from safetensors import safe_open
@@ -22,24 +28,28 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from engine.attention import RegionAttnProcessor
+from engine.groups import ALONE, Ranks
 from engine.miniature import words
 from engine.miniature.captions import Conditions, plain_conditions, region_conditions
 from engine.miniature.settings import (
     CACHED_CLIPS,
+    CLIPS_SEED,
     HEAD_DIM,
     HEADS,
     LATENT_CHANNELS,
     LAYERS,
     MAX_CONDITIONS,
     PIECE_UNTIL_MINUTES,
+    PLAIN,
     TEXT_TOKENS,
     TEXT_WIDTH,
     TRAINING,
     VIDEO,
-    VIDEO_TRAINING,
+    VIDEO_TRAININGS,
+    Checkpoint,
 )  # fmt: skip
 from engine.miniature.stages import HEIGHT, WIDTH
-from engine.miniature.trainer import Trainer
+from engine.miniature.trainer import Trainer, read_published
 from engine.miniature.world import FRAMES, KEYFRAMES, Clip, random_clip
 from engine.regions import Grid
 from engine.video_model import prepare_transformer
@@ -55,13 +65,15 @@ class DenseMaskProcessor(RegionAttnProcessor):
     """For batches whose samples have different regions: `region_map` is an additive mask (B, 1, L, L)."""
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, region_map: Any) -> torch.Tensor:
-        if q.shape[2] > 500:
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=region_map)
-        # Short sequences: plain products are 1.6 to 2 times as fast as the CPU's fused kernel, forth and back.
+        # At these lengths plain products are 1.4 to 2 times as fast as the CPU's fused kernel, forth and back, as long
+        # as the scores stay in the processor's cache: so one sample at a time.
         with torch.autocast("cpu", enabled=False):
             q, k, v = (x.bfloat16() for x in (q * q.shape[3] ** -0.5, k, v))
-            scores = q @ k.transpose(2, 3)
-            return (scores if region_map is None else scores + region_map).softmax(3) @ v
+            outs = []
+            for n in range(len(q)):
+                scores = q[n] @ k[n].transpose(1, 2)
+                outs.append((scores if region_map is None else scores + region_map[n]).softmax(2) @ v[n])
+            return torch.stack(outs)
 
 
 class TextAndVideo(nn.Module):
@@ -109,19 +121,19 @@ def describe(clip: Clip) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def cache_latents() -> tuple[torch.Tensor, torch.Tensor, list[dict[str, Any]]]:
+def cache_latents(clips: int = CACHED_CLIPS) -> tuple[torch.Tensor, torch.Tensor, list[dict[str, Any]]]:
     """Latents (clips, frames, channels, h, w) bfloat16 scaled to unit variance, the actors' share of each latent cell
     (clips, frames, h, w) uint8 0..255, and the clips' descriptions. Made once, in pieces, then read from disk."""
     vae = AutoencoderKLCogVideoX.from_pretrained(VIDEO / "vae")
-    folder, size = TRAINING / "latents", 250
+    folder, size = TRAINING / "latents", min(250, clips)
     folder.mkdir(parents=True, exist_ok=True)
-    for piece in track(range(CACHED_CLIPS // size), description="encoding clips"):
+    for piece in track(range(clips // size), description="encoding clips"):
         file = folder / f"{piece:03d}.safetensors"
         if file.exists():
             continue
         latents, cells, notes = [], [], []
         for n in range(size):
-            clip = random_clip(np.random.default_rng((VIDEO_TRAINING.seed, 11, piece, n)))
+            clip = random_clip(np.random.default_rng((CLIPS_SEED, 11, piece, n)))
             video = torch.from_numpy(clip.frames).permute(3, 0, 1, 2).float()[None] / 127.5 - 1
             with torch.autocast("cpu", torch.bfloat16):
                 z = vae.encode(video).latent_dist.mode()
@@ -171,31 +183,43 @@ def piece_of(conditions: Conditions, first: int, frames: int) -> Conditions:
     return Conditions(conditions.captions, heard)
 
 
-def main() -> None:
-    latents, cells, notes = cache_latents()
+def train(
+    checkpoint: Checkpoint,
+    ranks: Ranks = ALONE,
+    minutes: float | None = None,
+    clips: int = CACHED_CLIPS,
+    report: Callable[[dict[str, float]], None] = lambda line: None,
+) -> None:
+    """Trains one of the two checkpoints, or goes on with it, until it has had `minutes` (default: the settings').
+
+    Several ranks, in their process group already, share each batch; `clips` are drawn and encoded at first use;
+    `report` gets every line of the log.
+    """
+    plain, settings = checkpoint is Checkpoint.plain, VIDEO_TRAININGS[checkpoint]
+    settings = replace(settings, minutes=settings.minutes if minutes is None else minutes)
+    folder = PLAIN if plain else VIDEO
+    latents, cells, notes = cache_latents(clips)
     acts = np.array([sum(len(a["acts"]) for a in note["actors"]) for note in notes])
     alike = [np.flatnonzero(acts == n) for n in range(1, MAX_CONDITIONS)]  # as many captions each: none is padding
     share = np.array([len(clips) for clips in alike]) / sum(len(clips) for clips in alike)
     tokenizer = build_tokenizer()
-    torch.manual_seed(VIDEO_TRAINING.seed)
+    torch.manual_seed(settings.seed)
     model = TextAndVideo()
     prepare_transformer(model.transformer)
     model.transformer.set_attn_processor(DenseMaskProcessor())
-    published = {
-        "text_encoder.": VIDEO / "text_encoder" / "model.safetensors",
-        "transformer.": VIDEO / "transformer" / "diffusion_pytorch_model.safetensors",
-    }
-    trainer = Trainer("video", model, VIDEO_TRAINING, published)
+    trainer = Trainer(checkpoint.value, model, settings, _files(folder), ranks)
+    if not plain and not trainer.step:
+        trainer.restart(read_published(_files(PLAIN)))
     alphas = CogVideoXDPMScheduler(**SCHEDULER).alphas_cumprod.float()
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        rng, batch = np.random.default_rng((VIDEO_TRAINING.seed, 13, step)), VIDEO_TRAINING.batch
+        rng, batch = np.random.default_rng((settings.seed, 13, step, ranks.rank)), ranks.share(settings.batch)
         first, frames = 0, KEYFRAMES
-        if trainer.minutes < PIECE_UNTIL_MINUTES:  # looks first: more actors a step, at the same price
+        if trainer.minutes < PIECE_UNTIL_MINUTES[checkpoint]:  # looks first: more actors a step, at the same price
             first, frames, batch = int(rng.integers(0, KEYFRAMES - 1)), 2, 3 * batch
         model.transformer.patch_embed.first_frame = first
-        torch.manual_seed(step)
-        regions = step % 5 != 0
+        torch.manual_seed(step * ranks.world_size + ranks.rank)
+        regions = not plain and step % 5 != 0
         pick = rng.choice(alike[rng.choice(len(alike), p=share)] if regions else len(notes), batch, replace=False)
         make = region_conditions if regions else plain_conditions
         conditions = [piece_of(make(rng, notes[i], GRID), first, frames) for i in pick]
@@ -222,20 +246,37 @@ def main() -> None:
         published = TextAndVideo()
         published.load_state_dict(ema, strict=False)  # the text encoder's tied embedding stands there once
         published.bfloat16()
-        published.text_encoder.save_pretrained(VIDEO / "text_encoder")
-        published.transformer.save_pretrained(VIDEO / "transformer")
-        tokenizer.save_pretrained(VIDEO / "tokenizer")
-        CogVideoXDPMScheduler(**SCHEDULER).save_pretrained(VIDEO / "scheduler")
+        published.text_encoder.save_pretrained(folder / "text_encoder")
+        published.transformer.save_pretrained(folder / "transformer")
+        tokenizer.save_pretrained(folder / "tokenizer")
+        CogVideoXDPMScheduler(**SCHEDULER).save_pretrained(folder / "scheduler")
+        if plain:
+            shutil.copytree(VIDEO / "vae", folder / "vae", dirs_exist_ok=True)  # so that it is a whole pipeline
         index = {
             "_class_name": "CogVideoXPipeline", "scheduler": ["diffusers", "CogVideoXDPMScheduler"],
             "text_encoder": ["transformers", "T5EncoderModel"],
             "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
             "transformer": ["diffusers", "CogVideoXTransformer3DModel"], "vae": ["diffusers", "AutoencoderKLCogVideoX"],
         }  # fmt: skip
-        (VIDEO / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
-    trainer.run(loss, publish)
+    trainer.run(loss, publish, report)
+
+
+def main(
+    checkpoint: Annotated[Checkpoint, typer.Argument(help="plain first; default goes on from it")] = Checkpoint.default,
+) -> None:
+    """Trains one of the miniature's two video checkpoints, or goes on with it."""
+    train(checkpoint)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Prefix of the weights' names -> the file that `publish` writes them to."""
+    return {
+        "text_encoder.": folder / "text_encoder" / "model.safetensors",
+        "transformer.": folder / "transformer" / "diffusion_pytorch_model.safetensors",
+    }
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

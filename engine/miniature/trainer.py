@@ -1,37 +1,78 @@
-"""The loop that all of the miniature's trainings share: AdamW or Muon, EMA, a time budget, a state to go on from."""
+"""The loop that all of the miniature's trainings share: AdamW or Muon, EMA, a time budget, a state to go on from.
+
+Alone it is plain PyTorch. Of several ranks (cluster/pretrain.py) each draws its own part of every batch, and DeepSpeed
+averages the gradients; rank 0 keeps the state, the log and the time.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from engine.groups import ALONE, Ranks
 from engine.miniature.settings import CURVES, TRAINING, TrainingSettings
 
+LOG_EVERY = 25  # steps
 MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # what AdamW and Muon remember of each weight
 LossFn = Callable[[int], tuple[torch.Tensor, dict[str, float]]]
+
+
+def read_published(files: dict[str, Path]) -> dict[str, torch.Tensor]:
+    """The weights of several files under one name each: prefix -> file."""
+    return {prefix + key: t for prefix, file in files.items() for key, t in load_file(file).items()}
+
+
+class _Objective(torch.nn.Module):
+    """What DeepSpeed wraps."""
+
+    def __init__(self, model: torch.nn.Module, loss: LossFn) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        return self.loss(step)
+
+
+class _Both(torch.optim.Optimizer):
+    """Several optimizers as the one that DeepSpeed takes; they share their groups with it."""
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        super().__init__([p for o in optimizers for group in o.param_groups for p in group["params"]], {})
+        self.optimizers = optimizers
+        self.param_groups = [group for o in optimizers for group in o.param_groups]
+
+    def step(self, closure: Any = None) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
 
 
 class Trainer:
     """Trains `model` by `loss(step) -> (loss, figures to log)`; `publish(ema)` writes the weights that others load.
 
     The state (weights, EMA, moments, step, minutes spent) is saved every few minutes and found again by name, so the
-    same command goes on after any interruption. `loss` must draw its randomness from the step alone.
+    same command goes on after any interruption. `loss` must draw its randomness from the step (and its rank) alone.
     """
 
     def __init__(
-        self, name: str, model: torch.nn.Module, settings: TrainingSettings, published: dict[str, Path] | None = None
+        self,
+        name: str,
+        model: torch.nn.Module,
+        settings: TrainingSettings,
+        published: dict[str, Path] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """`published`: prefix of weight names -> safetensors file, of what `publish` wrote. A clone, which has no exact
-        state, goes on from there with fresh moments."""
-        self.name, self.model, self.settings = name, model, settings
+        state, goes on from there with fresh moments. Several `ranks` must be in their process group already."""
+        self.name, self.model, self.settings, self.ranks = name, model, settings, ranks
         self.parameters = dict(model.named_parameters())
         self.ema = {k: v.detach().clone() for k, v in self.parameters.items()}
         matrices = [p for k, p in self.parameters.items() if settings.muon and p.ndim == 2 and "_blocks." in k]
@@ -49,17 +90,25 @@ class Trainer:
         self.step, self.minutes = 0, 0.0
         self.began = 0  # the step at which the moments were fresh, from which the learning rate warms up
         self.file = TRAINING / f"{name}.safetensors"
+        if ranks.world_size > 1:
+            self._share_state()
         if self.file.exists():
             self._load()
         elif published and all(file.exists() for file in published.values()) and self._curve().exists():
             self._load_published(published)
 
-    def run(self, loss: LossFn, publish: Callable[[dict[str, torch.Tensor]], None]) -> None:
-        """Trains until the time budget is spent."""
-        s, count = self.settings, 0
-        sums: dict[str, tuple[float, int]] = {}
+    def run(
+        self,
+        loss: LossFn,
+        publish: Callable[[dict[str, torch.Tensor]], None],
+        report: Callable[[dict[str, float]], None] = lambda line: None,
+    ) -> None:
+        """Trains until the time budget is spent. Every rank gives `report` each line of the log."""
+        s, first = self.settings, self.ranks.rank == 0
+        sums: dict[str, list[float]] = {}
+        update = self._update(loss) if self.ranks.world_size == 1 else self._update_together(loss)
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns) as progress:
+        with Progress(*columns, disable=not first) as progress:
             bar = progress.add_task(self.name, total=s.minutes)
             saved = self.minutes
             while self.minutes < s.minutes:
@@ -67,32 +116,87 @@ class Trainer:
                 lr = self._learning_rate()
                 for optimizer in self.optimizers:
                     optimizer.param_groups[0]["lr"] = lr
-                value, figures = loss(self.step)
-                value.backward()
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.clip_norm)
-                for optimizer in self.optimizers:
-                    optimizer.step()
-                    optimizer.zero_grad(set_to_none=True)
+                value, figures = update(self.step)
                 self._average()
                 self.step += 1
-                self.minutes += (time.perf_counter() - began) / 60
-                for key, figure in {"loss": float(value.detach()), **figures}.items():
-                    total, n = sums.get(key, (0.0, 0))
-                    sums[key] = (total + figure, n + 1)
-                count += 1
-                if count == 25:
-                    means = {k: round(total / n, 5) for k, (total, n) in sums.items()}
-                    self._log({"step": self.step, "minutes": round(self.minutes, 2), "lr": round(lr, 6), **means})
+                self.minutes = self._agreed(self.minutes + (time.perf_counter() - began) / 60)
+                for key, figure in {"loss": value, **figures}.items():
+                    sums.setdefault(key, []).append(figure)
+                if len(sums["loss"]) == LOG_EVERY:
+                    means = {k: round(sum(values) / len(values), 5) for k, values in sums.items()}
+                    line = {"step": self.step, "minutes": round(self.minutes, 2), "lr": round(lr, 6), **means}
+                    self._log(line)
+                    report(line)
                     progress.update(
                         bar, completed=self.minutes, description=f"{self.name} {self.step} {means['loss']:.4f}"
                     )
-                    sums, count = {}, 0
-                if self.minutes - saved >= s.save_every_minutes:
+                    sums = {}
+                if first and self.minutes - saved >= s.save_every_minutes:
                     self.save()
                     publish(self.ema)
                     saved = self.minutes
-            self.save()
-            publish(self.ema)
+            if first:
+                self.save()
+                publish(self.ema)
+
+    def _update(self, loss: LossFn) -> Callable[[int], tuple[float, dict[str, float]]]:
+        def update(step: int) -> tuple[float, dict[str, float]]:
+            value, figures = loss(step)
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+            for optimizer in self.optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            return float(value.detach()), figures
+
+        return update
+
+    def _update_together(self, loss: LossFn) -> Callable[[int], tuple[float, dict[str, float]]]:
+        """The same with gradients averaged over the ranks, by DeepSpeed."""
+        import deepspeed
+
+        engine, *_ = deepspeed.initialize(
+            model=_Objective(self.model, loss),
+            optimizer=_Both(self.optimizers),
+            config={
+                "train_batch_size": self.ranks.world_size,  # DeepSpeed's word; what a rank draws is the loss's business
+                "train_micro_batch_size_per_gpu": 1,
+                "gradient_clipping": self.settings.clip_norm,
+                "zero_optimization": {"stage": 0},
+                "steps_per_print": 10**9,
+            },
+        )
+
+        def update(step: int) -> tuple[float, dict[str, float]]:
+            value, figures = engine(step)
+            engine.backward(value)
+            engine.step()
+            return float(value.detach()), figures
+
+        return update
+
+    def _share_state(self) -> None:
+        """Rank 0's state file on every rank's disk: a rank that comes anew has none."""
+        import deepspeed.comm as ds
+
+        state = [self.file.read_bytes() if self.ranks.rank == 0 and self.file.exists() else b""]
+        ds.broadcast_object_list(state, 0)
+        if state[0] and self.ranks.rank > 0:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(f"{self.file}.{self.ranks.rank}.partial")
+            partial.write_bytes(state[0])
+            partial.replace(self.file)
+        ds.barrier()
+
+    def _agreed(self, minutes: float) -> float:
+        """Rank 0's clock: all end after the same step."""
+        if self.ranks.world_size == 1:
+            return minutes
+        import deepspeed.comm as ds
+
+        clock = torch.tensor(minutes, dtype=torch.float64)
+        ds.broadcast(clock, 0)
+        return float(clock)
 
     @torch.no_grad()
     def restart(self, weights: dict[str, torch.Tensor]) -> None:
@@ -119,6 +223,8 @@ class Trainer:
             self.ema[key].lerp_(value, 1 - decay)
 
     def _log(self, line: dict[str, float]) -> None:
+        if self.ranks.rank > 0:
+            return
         CURVES.mkdir(exist_ok=True)
         with self._curve().open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -127,7 +233,7 @@ class Trainer:
         return CURVES / f"{self.name}.jsonl"
 
     def _load_published(self, published: dict[str, Path]) -> None:
-        tensors = {prefix + key: t for prefix, file in published.items() for key, t in load_file(file).items()}
+        tensors = read_published(published)
         for key, value in self.parameters.items():
             value.data.copy_(tensors[key])
             self.ema[key] = value.detach().clone()
