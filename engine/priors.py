@@ -12,6 +12,7 @@ The model sees a prior's clips with plain attention: one caption, heard everywhe
 
 from __future__ import annotations
 
+import copy
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,11 +31,16 @@ from engine.errors import InputError
 from engine.groups import ALONE, Ranks, process_group
 from engine.lora import Kind, LoraBank, adapted_layers, resident_loras, save_lora
 from engine.models import PriorSettings
+from engine.plan import Scene
+from engine.scene import render_scene
+from engine.settings import RenderSettings
 from engine.video_model import VideoModel
 
 BETA = 1.0  # how much of the anchor frame's appearance L_ad takes away
 TEMPORAL_ONLY = 0.2  # share of steps without the videos' own LoRAs
 MAX_GRAD_NORM = 1.0
+PLACE_STEPS = 15  # of denoising a still
+BESIDE_SUBJECT = 0.1  # weight of what is not the subject, when it stands before a place that the model knows
 VIEWS = 12  # of a subject that is given without its background
 SUBJECT_HEIGHT = (0.4, 0.55)  # of the frame, in those views
 MIN_PIXELS = 8
@@ -68,10 +74,12 @@ class Examples(NamedTuple):
 
 
 class View(NamedTuple):
-    """A picture of a subject, uint8 (H, W, 3), and how much of each pixel is the subject, float32 (H, W) 0..1."""
+    """A picture of a subject, uint8 (H, W, 3), how much of each pixel is the subject, float32 (H, W) 0..1, and where it
+    stands, in words that follow its name."""
 
     picture: np.ndarray
     mask: np.ndarray
+    place: str = ""
 
 
 class Noised(NamedTuple):
@@ -176,11 +184,31 @@ def encode_frames(model: VideoModel, frames: np.ndarray) -> torch.Tensor:
     return (z[0].permute(1, 0, 2, 3).float() * model.vae.config.scaling_factor).cpu()
 
 
+def draw_places(model: VideoModel, seed: int) -> list[tuple[str, np.ndarray]]:
+    """The empty places that the bundle has words for, as the base model itself draws them: where one is on each, and a
+    picture uint8 (H, W, 3). A subject that is learned before them learns where it ends; nothing when there are none.
+    """
+    words, still = model.bundle.words, copy.copy(model)
+    still.bundle = model.bundle.model_copy(update={"num_frames": 1})  # one latent frame
+    settings = RenderSettings(num_inference_steps=PLACE_STEPS, guidance_scale=model.bundle.guidance_scale)
+    drawn = []
+    for name, (place, empty) in words.places.items() if words else ():
+        latents = render_scene(still, Scene(id=f"place-{name}", background=empty), seed, settings)
+        drawn.append((place, still.decode(latents).numpy()[0]))
+    return drawn
+
+
 def subject_views(
-    images: Sequence[Image.Image | np.ndarray], height: int, width: int, seed: int, count: int = VIEWS
+    images: Sequence[Image.Image | np.ndarray],
+    height: int,
+    width: int,
+    seed: int,
+    count: int = VIEWS,
+    places: Sequence[tuple[str, np.ndarray]] = (),
 ) -> list[View]:
     """The pictures that a subject is learned from. An opaque image is taken as it is; of those with alpha `count` views
-    are made in all: cut out, at about half of the frame's height, anywhere, on plain colours, every other one mirrored.
+    are made in all: cut out, at about half of the frame's height, anywhere, every other one mirrored, before the
+    `places` in turn, or on plain colours when there are none.
 
     Raises InputError for what is no image, or shows nothing.
     """
@@ -204,11 +232,13 @@ def subject_views(
         size = (max(round(image.width * zoom), 1), max(round(image.height * zoom), 1))
         image = image.convert("RGBa").resize(size, Image.Resampling.LANCZOS).convert("RGBA")
         at = (int(rng.integers(width - size[0] + 1)), int(rng.integers(height - size[1] + 1)))
-        canvas = Image.new("RGB", (width, height), tuple(int(c) for c in rng.integers(40, 216, 3)))
+        colour = tuple(int(c) for c in rng.integers(40, 216, 3))
+        place, behind = places[n % len(places)] if places else ("", None)
+        canvas = Image.new("RGB", (width, height), colour) if behind is None else Image.fromarray(behind)
         mask = Image.new("L", (width, height))
         canvas.paste(image, at, image)
         mask.paste(image.getchannel("A"), at)
-        views.append(View(np.asarray(canvas), np.asarray(mask, np.float32) / 255))
+        views.append(View(np.asarray(canvas), np.asarray(mask, np.float32) / 255, place))
     return views
 
 
@@ -335,28 +365,30 @@ def learn_subject(
     seed: int,
     report: Report = lambda done, total: None,
     ranks: Ranks = ALONE,
-    captions: Sequence[str] = (),
 ) -> Prior:
     """A subject's LoRA, in the odd blocks, from one to five pictures (method, section 4): static clips, and the loss of
     their first latent frame, there where the subject is. `settings.subject_frames` shortens the clips: what comes after
     the first frame is the same once more, and costs as much again.
 
-    `phrase`: what captions call it, e.g. "[v1] dragon". `captions`: what the pictures are said to show, taken in turn;
-    "a PHRASE" unless given.
+    `phrase`: what captions call it, e.g. "[v1] dragon"; a picture's caption is "a PHRASE" and the place before which it
+    was put (`draw_places`).
     """
     if not phrase.strip():
         raise InputError("subject: the phrase is empty; give the words that captions call it, such as '[v1] dragon'")
     began = time.perf_counter()
-    b, texts = model.bundle, list(captions) or [f"a {phrase}"]
-    views = subject_views(images, b.height, b.width, seed)
+    b = model.bundle
+    with _learning(model, seed):
+        places = draw_places(model, seed)
+    views = subject_views(images, b.height, b.width, seed, max(VIEWS, len(places)), places)
+    outside = BESIDE_SUBJECT if places else 0.0
+    masks = torch.stack([torch.from_numpy(view.mask)[None, None] for view in views])
+    cells = torch.stack([F.adaptive_avg_pool2d(mask, model.latent_shape[2:]) for mask in masks])
     examples = Examples(
         torch.stack(
             [encode_frames(model, np.repeat(view.picture[None], 2, 0))[: settings.subject_frames] for view in views]
         ),
-        torch.cat([model.encode_text(texts[n % len(texts)]) for n in range(len(views))]).cpu(),
-        torch.stack(
-            [F.adaptive_avg_pool2d(torch.from_numpy(v.mask)[None, None], model.latent_shape[2:]) for v in views]
-        ),
+        torch.cat([model.encode_text(f"a {phrase} {view.place}".strip()) for view in views]).cpu(),
+        outside + (1 - outside) * cells,
     )
     denoiser = _Denoiser(model, examples)
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from diffusers import CogVideoXDPMScheduler
+from diffusers import CogVideoXDPMScheduler, FirstBlockCacheConfig
 
 from engine.parallel import ALONE, Parallel
 from engine.plan import Scene
@@ -46,7 +47,10 @@ def denoise(
     """Yields the state after every step; the last holds the scene's latents. `start` goes on from an earlier one.
 
     With `parallel` (from `parallel_scene`) every member calls it with the same arguments and yields the same states.
+    With a step cache the scene always starts anew: what the cache holds is no part of the state.
     """
+    if settings.cache is not None:
+        start = None
     scheduler = model.new_scheduler(settings.num_inference_steps)
     regions = region_map(scene, model.grid, model.bundle.text_tokens).to(model.device)
     text = parallel.my_branches(guidance_text(model, regions, settings))
@@ -56,13 +60,29 @@ def denoise(
         start = DenoisingState(0, latents * scheduler.init_noise_sigma, None)
     state = start
     parallel.check_start(torch.tensor(state.step, device=model.device))
-    for step in range(start.step, settings.num_inference_steps):
-        with torch.no_grad():
-            prediction = guided_prediction(
-                model, state.latents, text, regions, scheduler.timesteps[step], settings, rotary, parallel
-            )
-            state = advance(scheduler, prediction, state, noise_generator(seed, scene.id, step))
-        yield state
+    with step_cache(model, settings.cache):
+        for step in range(start.step, settings.num_inference_steps):
+            with torch.no_grad():
+                prediction = guided_prediction(
+                    model, state.latents, text, regions, scheduler.timesteps[step], settings, rotary, parallel
+                )
+                state = advance(scheduler, prediction, state, noise_generator(seed, scene.id, step))
+            yield state
+
+
+@contextmanager
+def step_cache(model: VideoModel, threshold: float | None) -> Iterator[None]:
+    """Within the block steps in which the first block's output hardly changes reuse what the other blocks made before
+    (diffusers' FirstBlockCache). None: every step is computed."""
+    if threshold is None:
+        yield
+        return
+    model.transformer.enable_cache(FirstBlockCacheConfig(threshold=threshold))
+    try:
+        with model.transformer.cache_context("both branches"):
+            yield
+    finally:
+        model.transformer.disable_cache()
 
 
 def guidance_text(model: VideoModel, regions: RegionMap, settings: RenderSettings) -> torch.Tensor:

@@ -20,6 +20,10 @@ class RenderSettings(BaseModel):
     num_inference_steps: int = Field(ge=2, le=1000)
     guidance_scale: float = Field(ge=1, le=50)
     negative_prompt: str = ""
+    cache: float | None = Field(
+        None, gt=0, le=1, exclude_if=lambda threshold: threshold is None,
+        description="FirstBlockCache: how little the first block's output may change for a step to reuse the rest",
+    )  # fmt: skip
 
 
 class ExecutionPlan(BaseModel):
@@ -40,6 +44,16 @@ class ExecutionPlan(BaseModel):
     def world_size(self) -> int:
         """Workers of one scene."""
         return self.guidance_degree * self.ulysses_degree
+
+
+def check_cache(settings: RenderSettings, execution: ExecutionPlan) -> None:
+    """Raises InputError for a step cache in a scene of several workers."""
+    if settings.cache is not None and execution.world_size > 1:
+        raise InputError(
+            f"--cache {settings.cache:g}: every worker would decide for itself which steps to skip, and this scene has "
+            f"{execution.world_size} workers (guidance_degree {execution.guidance_degree} x ulysses_degree "
+            f"{execution.ulysses_degree}); leave the cache out, or set both degrees to 1"
+        )
 
 
 def check_degrees(execution: ExecutionPlan, heads: int, tokens: int, workers: int | None = None) -> None:

@@ -48,14 +48,18 @@ def render(
     guidance_parallel: Annotated[int, typer.Option(help="2: two workers for each scene, a branch each")] = 1,
     ulysses_parallel: Annotated[int, typer.Option(help="workers that share a scene's attention heads")] = 1,
     priors: Annotated[bool, typer.Option(help="learn motions and characters that the model does not know")] = True,
+    cache: Annotated[
+        float | None, typer.Option(help="reuse steps that change less than this, such as 0.3: faster, not exact")
+    ] = None,
 ) -> None:
     """Renders films: film.mp4, storyboard.html, contact.png, plan.yaml and film.vtt in OUT/<name>/.
 
     What was finished before is not made again: run the same command after any interruption and it goes on.
     """
     options = Options(
-        model, storage, workers, seed, address, out, steps, guidance, guidance_parallel, ulysses_parallel, priors
-    )
+        model, storage, workers, seed, address, out, steps, guidance, guidance_parallel, ulysses_parallel, priors,
+        cache,
+    )  # fmt: skip
     order = order_films(files, options)
     failed = _make(order)
     for film in order.films:

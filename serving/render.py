@@ -17,7 +17,7 @@ from cluster.store import Store
 from engine.errors import InputError
 from engine.models import Bundle, load_bundle
 from engine.plan import Plan, load_plan
-from engine.settings import ExecutionPlan, RenderSettings, check_degrees
+from engine.settings import ExecutionPlan, RenderSettings, check_cache, check_degrees
 from engine.story import Images, Story, check_image, load_story
 
 MAX_WORKERS = 10_000
@@ -39,6 +39,7 @@ class Options:
     guidance_degree: int = 1
     ulysses_degree: int = 1
     priors: bool = True
+    cache: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,11 @@ def order_films(files: Sequence[Path], options: Options) -> Order:
     check_workers(options.workers)
     if options.seed < 0:
         raise InputError(f"--seed {options.seed}: must be 0 or more")
-    settings = render_settings(bundle, options.steps, options.guidance)
+    settings = render_settings(bundle, options.steps, options.guidance, options.cache)
     gpus = _gpus(options.address)
     workers = options.workers or gpus or os.cpu_count() or 1
     execution = execution_plan(bundle, gpus > 0, workers, options.guidance_degree, options.ulysses_degree)
+    check_cache(settings, execution)
     asked = [_read(file, bundle) for file in files]
     store = open_store(options.storage)
     films = []
@@ -149,15 +151,18 @@ def execution_plan(bundle: Bundle, cuda: bool, workers: int, guidance: int, ulys
     return execution
 
 
-def render_settings(bundle: Bundle, steps: int | None, guidance: float | None) -> RenderSettings:
+def render_settings(
+    bundle: Bundle, steps: int | None, guidance: float | None, cache: float | None = None
+) -> RenderSettings:
     try:
         return RenderSettings(
             num_inference_steps=bundle.num_inference_steps if steps is None else steps,
             guidance_scale=bundle.guidance_scale if guidance is None else guidance,
+            cache=cache,
         )
     except ValidationError as error:
         first = error.errors()[0]
-        option = {"num_inference_steps": "--steps", "guidance_scale": "--guidance"}[str(first["loc"][0])]
+        option = {"num_inference_steps": "--steps", "guidance_scale": "--guidance"}.get(str(first["loc"][0]), "--cache")
         raise InputError(f"{option} {first['input']}: {first['msg'].lower()}") from None
 
 
