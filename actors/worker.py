@@ -18,6 +18,7 @@ from engine.settings import ExecutionPlan, RenderSettings
 if TYPE_CHECKING:
     from engine.priors import TrainingClip
     from engine.render import Bound
+    from engine.unfinished import Saves
     from engine.video_model import VideoModel
 
 NICENESS = 10  # so that HTTP and the studio stay quick beside busy CPU workers
@@ -68,6 +69,7 @@ class Delivery(Protocol):
     def fetch(self, result: tuple[str, str]) -> dict[str, bytes]: ...
     def image(self, sha256: str) -> bytes: ...
     def put(self, files: dict[str, bytes], notes: dict[str, Any]) -> None: ...
+    def saves(self) -> Saves: ...
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
@@ -106,6 +108,7 @@ class Worker:
         made = render_clip(
             model, job.scene, job.seed, job.settings, job.execution, job.priors,
             lambda key: delivery.fetch(("prior", key))["prior.safetensors"], delivery.report, rank, address,
+            delivery.saves(),
         )  # fmt: skip
         if made is None:
             return
@@ -129,10 +132,12 @@ class Worker:
         with region_loras(model.transformer, {}):  # LoRAs of earlier scenes are resident: none of them may act
             if job.of == "motion":
                 clips = training_clips(delivery.fetch(("clips", job.clips)))
-                prior = learn_motion(model, clips, job.settings, job.seed, delivery.report)
+                prior = learn_motion(model, clips, job.settings, job.seed, delivery.report, saves=delivery.saves())
             else:
                 images = [read_image(delivery.image(sha256)) for sha256 in job.images]
-                prior = learn_subject(model, images, job.phrase, job.settings, job.seed, delivery.report)
+                prior = learn_subject(
+                    model, images, job.phrase, job.settings, job.seed, delivery.report, saves=delivery.saves()
+                )
         card = {"name": job.name, **prior.card}
         delivery.put({"prior.safetensors": prior.weights, "card.json": json.dumps(card).encode()}, {"of": job.of})
 

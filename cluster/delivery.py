@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from cluster.films import Job, Result, input_name
 from cluster.store import Store
 from engine.errors import InputError
+from engine.unfinished import Saves
 
 
 class Delivery:
@@ -35,5 +37,16 @@ class Delivery:
             )
         return data
 
+    def saves(self) -> Saves:
+        """Where the job's unfinished work is kept, until its result is there. What is damaged counts as nothing."""
+        name = f"unfinished/{self.job.kind}/{self.job.key}"
+
+        def load() -> bytes | None:
+            data = self.store.read(name) or b""
+            return data[32:] if hashlib.sha256(data[32:]).digest() == data[:32] else None
+
+        return Saves(load, lambda data: self.store.write(name, hashlib.sha256(data).digest() + data))
+
     def put(self, files: dict[str, bytes], notes: dict[str, Any]) -> None:
         self.store.put(self.job.kind, self.job.key, files, notes)
+        self.store.delete(f"unfinished/{self.job.kind}/{self.job.key}")

@@ -20,7 +20,7 @@ from engine.story import Story
 
 PLAN_REVISION = 1
 CLIPS_REVISION = 1
-PRIOR_REVISION = 1
+PRIOR_REVISION = 2
 
 Result = tuple[str, str]  # kind, key: where the store has it
 

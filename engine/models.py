@@ -68,9 +68,21 @@ class PriorSettings(BaseModel):
     subject_steps: Annotated[int, Field(ge=1, le=100_000)] = 160
     subject_frames: Annotated[int, Field(ge=1)] | None = None  # latent frames of a static clip; None: all
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    subject_learning_rate: Annotated[float, Field(gt=0)] | None = None  # None: the same for subjects
     batch: Annotated[int, Field(ge=1)] = 1
+    subject_batch: Annotated[int, Field(ge=1)] | None = None  # None: the same for subjects
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    def of_subject(self) -> PriorSettings:
+        """The same with a subject's steps, learning rate and batch in the places of a motion's."""
+        return self.model_copy(
+            update={
+                "steps": self.subject_steps,
+                "learning_rate": self.subject_learning_rate or self.learning_rate,
+                "batch": self.subject_batch or self.batch,
+            }
+        )
 
 
 class Memory(BaseModel):

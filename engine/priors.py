@@ -12,7 +12,6 @@ The model sees a prior's clips with plain attention: one caption, heard everywhe
 
 from __future__ import annotations
 
-import copy
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,19 +30,14 @@ from engine.errors import InputError
 from engine.groups import ALONE, Ranks, process_group
 from engine.lora import Kind, LoraBank, adapted_layers, resident_loras, save_lora
 from engine.models import PriorSettings
-from engine.plan import Scene
-from engine.scene import render_scene
-from engine.settings import RenderSettings
+from engine.subjects import VIEWS, VIEWS_OF_PLACE, draw_places, subject_views
+from engine.unfinished import NOWHERE, SAVE_PRIOR_STEPS, Saves, pack_learning, restore_learning
 from engine.video_model import VideoModel
 
 BETA = 1.0  # how much of the anchor frame's appearance L_ad takes away
 TEMPORAL_ONLY = 0.2  # share of steps without the videos' own LoRAs
 MAX_GRAD_NORM = 1.0
-PLACE_STEPS = 15  # of denoising a still
 BESIDE_SUBJECT = 0.1  # weight of what is not the subject, when it stands before a place that the model knows
-VIEWS = 12  # of a subject that is given without its background
-SUBJECT_HEIGHT = (0.4, 0.55)  # of the frame, in those views
-MIN_PIXELS = 8
 CHECKS = 8  # clips with fixed noise, on which the loss before and after is compared
 Report = Callable[[int, int], None]  # steps done, steps in all
 
@@ -71,15 +65,6 @@ class Examples(NamedTuple):
     latents: torch.Tensor
     text: torch.Tensor
     weight: torch.Tensor
-
-
-class View(NamedTuple):
-    """A picture of a subject, uint8 (H, W, 3), how much of each pixel is the subject, float32 (H, W) 0..1, and where it
-    stands, in words that follow its name."""
-
-    picture: np.ndarray
-    mask: np.ndarray
-    place: str = ""
 
 
 class Noised(NamedTuple):
@@ -184,80 +169,6 @@ def encode_frames(model: VideoModel, frames: np.ndarray) -> torch.Tensor:
     return (z[0].permute(1, 0, 2, 3).float() * model.vae.config.scaling_factor).cpu()
 
 
-def draw_places(model: VideoModel, seed: int) -> list[tuple[str, np.ndarray]]:
-    """The empty places that the bundle has words for, as the base model itself draws them: where one is on each, and a
-    picture uint8 (H, W, 3). A subject that is learned before them learns where it ends; nothing when there are none.
-    """
-    words, still = model.bundle.words, copy.copy(model)
-    still.bundle = model.bundle.model_copy(update={"num_frames": 1})  # one latent frame
-    settings = RenderSettings(num_inference_steps=PLACE_STEPS, guidance_scale=model.bundle.guidance_scale)
-    drawn = []
-    for name, (place, empty) in words.places.items() if words else ():
-        latents = render_scene(still, Scene(id=f"place-{name}", background=empty), seed, settings)
-        drawn.append((place, still.decode(latents).numpy()[0]))
-    return drawn
-
-
-def subject_views(
-    images: Sequence[Image.Image | np.ndarray],
-    height: int,
-    width: int,
-    seed: int,
-    count: int = VIEWS,
-    places: Sequence[tuple[str, np.ndarray]] = (),
-) -> list[View]:
-    """The pictures that a subject is learned from. An opaque image is taken as it is; of those with alpha `count` views
-    are made in all: cut out, at about half of the frame's height, anywhere, every other one mirrored, before the
-    `places` in turn, or on plain colours when there are none.
-
-    Raises InputError for what is no image, or shows nothing.
-    """
-    if not images:
-        raise InputError("subject: no reference image; give one to five")
-    pictures = [_rgba(image, n) for n, image in enumerate(images, 1)]
-    rng, views = np.random.default_rng(seed), []
-    cut_out = []
-    for picture in pictures:
-        if np.asarray(picture.getchannel("A")).min() < 128:
-            cut_out.append(picture)
-        else:
-            rgb = np.asarray(picture.convert("RGB"))
-            views.append(View(rgb, np.ones(rgb.shape[:2], np.float32)))
-    for n in range(count if cut_out else 0):
-        image = cut_out[n % len(cut_out)]
-        image = image.crop(image.getchannel("A").getbbox())
-        if n // len(cut_out) % 2:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        zoom = min(rng.uniform(*SUBJECT_HEIGHT) * height / image.height, 0.9 * width / image.width)
-        size = (max(round(image.width * zoom), 1), max(round(image.height * zoom), 1))
-        image = image.convert("RGBa").resize(size, Image.Resampling.LANCZOS).convert("RGBA")
-        at = (int(rng.integers(width - size[0] + 1)), int(rng.integers(height - size[1] + 1)))
-        colour = tuple(int(c) for c in rng.integers(40, 216, 3))
-        place, behind = places[n % len(places)] if places else ("", None)
-        canvas = Image.new("RGB", (width, height), colour) if behind is None else Image.fromarray(behind)
-        mask = Image.new("L", (width, height))
-        canvas.paste(image, at, image)
-        mask.paste(image.getchannel("A"), at)
-        views.append(View(np.asarray(canvas), np.asarray(mask, np.float32) / 255, place))
-    return views
-
-
-def _rgba(image: Image.Image | np.ndarray, number: int) -> Image.Image:
-    """The image with an alpha channel, or InputError."""
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, 4):
-            raise InputError(f"reference image {number}: {image.dtype} {image.shape}; give uint8 (H, W, 3 or 4)")
-        image = Image.fromarray(image)
-    try:
-        picture = image.convert("RGBA")
-    except (AttributeError, OSError, ValueError) as error:
-        raise InputError(f"reference image {number} cannot be read ({error}); give a PNG or JPEG picture") from None
-    if min(picture.size) < MIN_PIXELS or np.asarray(picture.getchannel("A")).max() < 128:
-        w, h = picture.size
-        raise InputError(f"reference image {number}: {w} x {h} pixels show nothing; give a larger, visible picture")
-    return picture
-
-
 # ------------------------------------------------------------------------------------------------------------ learning
 
 
@@ -305,6 +216,37 @@ class _Objective(nn.Module):
             return loss(batch)
 
 
+class _Work:
+    """A prior under way: its loss so far, saved every few steps, and gone on with where it was saved."""
+
+    def __init__(
+        self,
+        saves: Saves,
+        weights: dict[str, nn.ParameterList],
+        optimizers: dict[str, torch.optim.Optimizer],
+        before: float,
+        began: float,
+    ) -> None:
+        self.saves, self.weights, self.optimizers = saves, weights, optimizers
+        self.before, self.began, self.spent = before, began, 0.0
+        self.curve: list[float] = []
+        if earlier := restore_learning(saves.load(), weights, optimizers):
+            self.curve, self.spent = earlier["curve"], earlier["seconds"]
+
+    @property
+    def seconds(self) -> float:
+        """Of all attempts together."""
+        return self.spent + time.perf_counter() - self.began
+
+    def steps(self, total: int) -> Iterator[int]:
+        """The steps that are left."""
+        for step in range(len(self.curve), total):
+            yield step
+            if (step + 1) % SAVE_PRIOR_STEPS == 0 and step + 1 < total:
+                about = {"curve": self.curve, "seconds": self.seconds}
+                self.saves.save(pack_learning(self.weights, self.optimizers, about))
+
+
 def learn_motion(
     model: VideoModel,
     clips: Sequence[TrainingClip],
@@ -312,11 +254,13 @@ def learn_motion(
     seed: int,
     report: Report = lambda done, total: None,
     ranks: Ranks = ALONE,
+    saves: Saves = NOWHERE,
 ) -> Prior:
     """A motion's LoRA, in the even blocks, from clips that show it (method, section 3).
 
     Each clip has a LoRA of its own in the odd blocks, which takes up how it looks and is then thrown away. With several
-    ranks each learns from its share of the clips; the clips' LoRAs stay where their clips are.
+    ranks each learns from its share of the clips; the clips' LoRAs stay where their clips are. `saves` are this rank's
+    own: what they have of an earlier attempt is gone on with.
     """
     _check_clips(clips)
     began = time.perf_counter()
@@ -339,10 +283,12 @@ def learn_motion(
         adamw = torch.optim.AdamW(
             spatial.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=False
         )
-        before, curve = _check(denoiser, loss, bank), []
+        before = _check(denoiser, loss, bank)
         objective = _Objective(bank, loss, transformer)
         with deepspeed_engine(objective, settings, ranks, model.device.type) as engine:
-            for step in range(settings.steps):
+            weights = {"prior": bank.loras, "videos": spatial.loras}
+            work = _Work(saves, weights, {"prior": engine.optimizer, "videos": adamw}, before, began)
+            for step in work.steps(settings.steps):
                 pick = _draw(len(mine), ranks.share(settings.batch))
                 batch = denoiser.noised(pick)
                 beside: Any = nullcontext()
@@ -350,11 +296,11 @@ def learn_motion(
                     _step_spatial(denoiser, spatial, adamw, batch, pick)
                     beside = spatial.applied(transformer, pick, frozen=True)
                 with beside:
-                    curve.append(_step(engine, batch))
+                    work.curve.append(_step(engine, batch))
                 report(step + 1, settings.steps)
         after = _check(denoiser, loss, bank)
     notes = {"clips": [{"name": clip.name, "caption": clip.caption} for clip in mine]}
-    return _prior("motion", model, bank, settings, (before, after), curve, began, notes)
+    return _prior("motion", model, bank, settings, after, work, notes)
 
 
 def learn_subject(
@@ -365,6 +311,7 @@ def learn_subject(
     seed: int,
     report: Report = lambda done, total: None,
     ranks: Ranks = ALONE,
+    saves: Saves = NOWHERE,
 ) -> Prior:
     """A subject's LoRA, in the odd blocks, from one to five pictures (method, section 4): static clips, and the loss of
     their first latent frame, there where the subject is. `settings.subject_frames` shortens the clips: what comes after
@@ -376,10 +323,10 @@ def learn_subject(
     if not phrase.strip():
         raise InputError("subject: the phrase is empty; give the words that captions call it, such as '[v1] dragon'")
     began = time.perf_counter()
-    b = model.bundle
+    b, settings = model.bundle, settings.of_subject()
     with _learning(model, seed):
         places = draw_places(model, seed)
-    views = subject_views(images, b.height, b.width, seed, max(VIEWS, len(places)), places)
+    views = subject_views(images, b.height, b.width, seed, max(VIEWS, VIEWS_OF_PLACE * len(places)), places)
     outside = BESIDE_SUBJECT if places else 0.0
     masks = torch.stack([torch.from_numpy(view.mask)[None, None] for view in views])
     cells = torch.stack([F.adaptive_avg_pool2d(mask, model.latent_shape[2:]) for mask in masks])
@@ -399,15 +346,16 @@ def learn_subject(
     with _learning(model, seed):
         bank = LoraBank(adapted_layers(model.transformer, "subject"), settings.rank, settings.dropout).to(model.device)
         torch.manual_seed(seed + 1 + ranks.rank)
-        before, curve = _check(denoiser, loss, bank), []
+        before = _check(denoiser, loss, bank)
         objective = _Objective(bank, loss, model.transformer)
         with deepspeed_engine(objective, settings, ranks, model.device.type) as engine:
-            for step in range(settings.subject_steps):
-                curve.append(_step(engine, denoiser.noised(_draw(len(views), ranks.share(settings.batch)))))
-                report(step + 1, settings.subject_steps)
+            work = _Work(saves, {"prior": bank.loras}, {"prior": engine.optimizer}, before, began)
+            for step in work.steps(settings.steps):
+                work.curve.append(_step(engine, denoiser.noised(_draw(len(views), ranks.share(settings.batch)))))
+                report(step + 1, settings.steps)
         after = _check(denoiser, loss, bank)
     notes = {"phrase": phrase, "images": len(images), "views": len(views)}
-    return _prior("subject", model, bank, settings, (before, after), curve, began, notes)
+    return _prior("subject", model, bank, settings, after, work, notes)
 
 
 def _step(engine: Any, batch: Noised) -> float:
@@ -459,14 +407,14 @@ def _draw(count: int, batch: int) -> list[int]:
 
 
 def _prior(
-    kind: Kind, model: VideoModel, bank: LoraBank, settings: PriorSettings, losses: tuple[float, float],
-    curve: list[float], began: float, notes: dict[str, Any],
+    kind: Kind, model: VideoModel, bank: LoraBank, settings: PriorSettings, after: float, work: _Work,
+    notes: dict[str, Any],
 ) -> Prior:  # fmt: skip
     card = {
         "kind": kind, "base": model.bundle.name, "license": model.bundle.license, **notes,
-        "settings": settings.model_dump(), "steps": len(curve), "loss_before": round(losses[0], 5),
-        "loss_after": round(losses[1], 5), "curve": [round(value, 5) for value in curve],
-        "seconds": round(time.perf_counter() - began, 2),
+        "settings": settings.model_dump(), "steps": len(work.curve), "loss_before": round(work.before, 5),
+        "loss_after": round(after, 5), "curve": [round(value, 5) for value in work.curve],
+        "seconds": round(work.seconds, 2),
     }  # fmt: skip
     return Prior(save_lora(bank.weights()), card)
 

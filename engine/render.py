@@ -13,8 +13,9 @@ from engine.adapters import region_loras
 from engine.parallel import parallel_scene
 from engine.plan import Region, Scene
 from engine.regions import RegionMap, region_map
-from engine.scene import denoise
+from engine.scene import denoise, load_state, save_state
 from engine.settings import ExecutionPlan, RenderSettings
+from engine.unfinished import NOWHERE, SAVE_STEPS, Saves
 from engine.video import encode_video
 from engine.video_model import VideoModel
 
@@ -54,24 +55,28 @@ def render_clip(
     report: Callable[[int, int], None] = lambda done, total: None,
     rank: int = 0,
     address: str = "",
+    saves: Saves = NOWHERE,
 ) -> Rendered | None:
     """Makes the scene as member `rank` of its workers, of which member 0 listens at `address`; it alone gets a result.
 
     `fetch` gives the safetensors of a LoRA that is not resident yet. LoRAs bind by the plan's entity and motion, never
-    by looking into captions.
+    by looking into captions. What `saves` has of an earlier attempt is gone on with; all members see the same.
     """
     began = time.perf_counter()
     regions = region_map(scene, model.grid, model.bundle.text_tokens)
     adapters = model.loras.bring([prior.key for prior in priors], fetch)
     masks = {adapters[prior.key]: _acts_on(regions, prior).to(model.device) for prior in priors}
+    start = load_state(saves.load(), model.device)
     loaded = time.perf_counter()
     with (
         parallel_scene(model, execution, rank, address) as parallel,
         region_loras(model.transformer, masks, parallel.sequence),
     ):
-        for state in denoise(model, scene, seed, settings, parallel=parallel):
+        for state in denoise(model, scene, seed, settings, start, parallel):
             if rank == 0:
                 report(state.step, settings.num_inference_steps)
+                if state.step % SAVE_STEPS == 0 and state.step < settings.num_inference_steps:
+                    saves.save(save_state(state))
     if rank > 0:
         return None
     denoised = time.perf_counter()

@@ -18,6 +18,7 @@ from engine.parallel import ALONE, Parallel
 from engine.plan import Scene
 from engine.regions import RegionMap, region_map
 from engine.settings import RenderSettings
+from engine.unfinished import pack, unpack
 from engine.video_model import VideoModel
 
 
@@ -28,6 +29,24 @@ class DenoisingState:
     step: int
     latents: torch.Tensor
     old_pred_original_sample: torch.Tensor | None
+
+
+def save_state(state: DenoisingState) -> bytes:
+    """The state as bytes, exactly."""
+    tensors = {"latents": state.latents}
+    if state.old_pred_original_sample is not None:
+        tensors["old"] = state.old_pred_original_sample
+    return pack(tensors, {"step": state.step})
+
+
+def load_state(data: bytes | None, device: torch.device) -> DenoisingState | None:
+    """What `save_state` kept; None when there is nothing to go on from."""
+    found = unpack(data)
+    if found is None:
+        return None
+    tensors, about = found
+    old = tensors.get("old")
+    return DenoisingState(about["step"], tensors["latents"].to(device), None if old is None else old.to(device))
 
 
 def noise_generator(seed: int, scene_id: str, step: int) -> torch.Generator:

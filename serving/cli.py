@@ -97,7 +97,7 @@ def _make(order: Order) -> list[str]:
 
 @app.command()
 def plan(
-    story: Annotated[Path, typer.Argument(help="a story, plain text")],
+    files: Annotated[list[Path], typer.Argument(help="a story, plain text; with --check or --diff plans")],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="where the plan goes; default: standard output")
     ] = None,
@@ -105,10 +105,26 @@ def plan(
     storage: Storage = ".dreamrunner",
     seed: Seed = 0,
     address: Address = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="say where plans (.yaml, or the authors' .txt, .jsonl) break the rules")
+    ] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="say what changed from the first plan to the second")] = False,
 ) -> None:
     """Plans a story without rendering it: scenes, characters, motions and boxes, to be read and changed."""
-    from serving.plan import plan_file
+    from serving.plan import check_files, diff_files, plan_file
 
+    if check and diff:
+        raise InputError("--check and --diff: ask for one of both")
+    if check:
+        raise typer.Exit(EXIT_FAILED if check_files(files, console) else 0)
+    if len(files) != (2 if diff else 1):
+        what = "--diff compares two plans" if diff else "one story is planned at a time"
+        raise InputError(f"{what}, but {len(files)} files are named")
+    if diff:
+        changes = diff_files(*files)
+        print("\n".join(changes) if changes else "no difference")
+        return
+    story = files[0]
     if out is not None and out.is_dir():
         raise InputError(f"--out {out}: this is a folder; name the plan's file, such as {out / 'plan.yaml'}")
     text = plan_file(story, model, storage, seed, address, out.parent if out else None, console)

@@ -12,13 +12,15 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXD
 from PIL import Image
 from safetensors.torch import load, save
 
-from engine import priors
+from engine import priors, subjects
 from engine.adapters import region_loras
 from engine.errors import InputError
 from engine.lora import LAYERS, LoraBank, adapted_layers, load_lora, remove_lora, resident_loras, save_lora
 from engine.models import PriorSettings, load_bundle
 from engine.plan import Box, Region, Scene
-from engine.priors import TrainingClip, debiased, frame_loss, learn_motion, learn_subject, motion_loss, subject_views
+from engine.priors import TrainingClip, debiased, frame_loss, learn_motion, learn_subject, motion_loss
+from engine.subjects import draw_places, subject_views
+from engine.unfinished import NOWHERE, Saves
 from engine.video_model import VideoModel, prepare_transformer
 from tests.engine.small import GRID, TEXT_TOKENS, small_map, tiny_transformer
 
@@ -30,7 +32,7 @@ class TinyModel(VideoModel):
 
     def __init__(self) -> None:
         self.bundle = load_bundle("miniature").model_copy(
-            update={"height": 40, "width": 56, "num_frames": 24, "text_tokens": TEXT_TOKENS}
+            update={"height": 40, "width": 56, "num_frames": 24, "text_tokens": TEXT_TOKENS, "words": None}
         )
         self.device, self.dtype = torch.device("cpu"), torch.float32
         self.transformer = prepare_transformer(tiny_transformer(layers=4))
@@ -226,13 +228,19 @@ def test_a_loaded_lora_acts_in_its_region_alone_and_is_removed_whole(model: Tiny
 
 def test_views_of_a_subject() -> None:
     views = subject_views([_sprite()], 40, 56, seed=2)
-    assert len(views) == priors.VIEWS
+    assert len(views) == subjects.VIEWS
     for view in views:
         assert view.picture.shape == (40, 56, 3) and view.mask.shape == (40, 56)
         height = np.flatnonzero((view.mask > 0.5).any(1))
         assert 0.3 * 40 <= height[-1] - height[0] + 1 <= 0.6 * 40
         assert (view.picture[view.mask == 1] == [255, 0, 0]).all()
     assert len({view.mask.tobytes() for view in views}) > 6  # at many places
+    places = [("in the forest", np.full((40, 56, 3), 30, np.uint8)), ("at sea", np.full((40, 56, 3), 90, np.uint8))]
+    placed = subject_views([_sprite()], 40, 56, seed=2, places=places)
+    assert [view.place for view in placed[:3]] == ["in the forest", "at sea", "in the forest"]
+    for view, (_, behind) in zip(placed[:2], places, strict=True):
+        assert np.array_equal(view.picture[view.mask == 0], behind[view.mask == 0])
+        assert (view.picture[view.mask == 1] == [255, 0, 0]).all()
     opaque = subject_views([np.full((30, 20, 3), 7, np.uint8)], 40, 56, seed=2)
     assert len(opaque) == 1 and opaque[0].mask.all() and opaque[0].picture.shape == (30, 20, 3)
 
@@ -281,3 +289,48 @@ def test_memory_stays_flat_over_three_priors(model: TinyModel) -> None:
     for seed in (1, 2):
         learn_motion(model, _clips(), settings, seed)
     assert alive() <= after_one
+
+
+def test_the_base_model_draws_the_places_that_it_has_words_for(monkeypatch) -> None:
+    monkeypatch.setattr(subjects, "PLACE_STEPS", 2)
+    model = VideoModel(load_bundle("miniature"))
+    words = model.bundle.words
+    assert words
+    two = dict(list(words.places.items())[:2])
+    model.bundle = model.bundle.model_copy(update={"words": words.model_copy(update={"places": two})})
+    drawn = draw_places(model, 3)
+    assert [place for place, _ in drawn] == [place for place, _ in two.values()]
+    assert all(picture.shape == (64, 112, 3) for _, picture in drawn)
+    assert not np.array_equal(drawn[0][1], drawn[1][1])
+    assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(drawn, draw_places(model, 3), strict=True))
+    open_words = model.bundle.model_copy(update={"words": None})
+    model.bundle = open_words
+    assert draw_places(model, 3) == []
+
+
+@pytest.mark.parametrize("kind", ["motion", "subject"])
+def test_an_interrupted_prior_goes_on_to_the_same_bytes(kind: str, model: TinyModel, monkeypatch) -> None:
+    monkeypatch.setattr(priors, "SAVE_PRIOR_STEPS", 3)
+    settings = SETTINGS.model_copy(update={"steps": 8, "subject_steps": 8})
+    kept: list[bytes] = []
+    saves = Saves(lambda: kept[-1] if kept else None, kept.append)
+
+    def learn(saves: Saves = NOWHERE, stop_at: int = 0) -> priors.Prior:
+        def report(done: int, total: int) -> None:
+            if done == stop_at:
+                raise KeyboardInterrupt
+
+        if kind == "motion":
+            return learn_motion(model, _clips(), settings, 0, report, saves=saves)
+        return learn_subject(model, [_sprite()], "[v1] dragon", settings, 0, report, saves=saves)
+
+    undisturbed = learn()
+    for stop_at in (5, 7):
+        with pytest.raises(KeyboardInterrupt):
+            learn(saves, stop_at)
+    assert len(kept) == 2  # after the third and the sixth step
+    resumed = learn(saves)
+    assert resumed.weights == undisturbed.weights
+    assert resumed.card["curve"] == undisturbed.card["curve"] and resumed.card["steps"] == 8
+    kept[:] = [kept[-1][:-9]]  # a save that was cut counts as none
+    assert learn(saves).weights == undisturbed.weights
