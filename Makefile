@@ -9,13 +9,14 @@ TORCH_INDEX ?=
 INSTALL = PYTHON='$(PYTHON)' VENV='$(VENV)' TORCH_INDEX='$(TORCH_INDEX)' bash requirements/install.sh
 BIN = $(VENV)/bin
 
-.PHONY: help check install install-test film serve test test-long lint lock clean
+.PHONY: help check install install-test film serve gpu-check test test-long lint lock clean
 
 help:
 	@echo "make film       install what is needed, make a film of the example story, and say where it lies"
 	@echo "make serve      install what is needed and serve films over HTTP at http://127.0.0.1:8000/v1/videos"
 	@echo "make test       install what tests need, then lint, check types and run the tests"
 	@echo "make test-long  the same tests and those of full size"
+	@echo "make gpu-check  see whether this machine's GPUs do as they should: seconds, GB and a verdict"
 	@echo "make lint       ruff, import-linter and mypy alone"
 	@echo "make install    only install, into $(VENV)"
 	@echo "make lock       resolve requirements/*.in again (UPGRADE=1: let versions move)"
@@ -37,6 +38,10 @@ film: install
 
 serve: install
 	@$(BIN)/dreamrunner serve
+
+# For the first machine with GPUs (requirements/gpu.lock installed); without any it takes the miniature and two processes.
+gpu-check: install
+	$(BIN)/python -m benchmarks.gpu_check
 
 lint: install-test
 	$(BIN)/ruff check .

@@ -14,9 +14,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import multiprocessing
-import os
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +27,7 @@ from peft import LoraConfig
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.processes import end, start, together
 from engine.adapters import region_loras
 from engine.models import load_bundle
 from engine.parallel import parallel_scene
@@ -157,49 +155,22 @@ def bytes_sent() -> Iterator[list[int]]:
         dist.all_to_all_single, dist.all_gather = exchange, gather
 
 
-def serve(connection: Any) -> None:
-    """A worker's process."""
-    torch.set_num_threads(1)
-    member = Member()
-    while job := connection.recv():
-        connection.send(member.run(job))
-
-
-def start(count: int) -> list[Any]:
-    """Connections to worker processes, which end with this one."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    context, connections = multiprocessing.get_context("spawn"), []
-    for _ in range(count):
-        ours, theirs = context.Pipe()
-        context.Process(target=serve, args=(theirs,), daemon=True).start()
-        connections.append(ours)
-    return connections
-
-
-def together(connections: list[Any], job: Job) -> list[dict[str, Any]]:
+def run(connections: list[Any], job: Job) -> list[dict[str, Any]]:
     """The job by as many workers as it takes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    members = connections[: job.guidance * job.ulysses]
-    for rank, connection in enumerate(members):
-        connection.send(job._replace(rank=rank, address=address))
-    return [connection.recv() for connection in members]
+    return together(connections[: job.guidance * job.ulysses], job)
 
 
 def main(steps: Annotated[int, typer.Option(min=2)] = 3) -> None:
     """Runs all cases, then the larger picture."""
     with console.status("starting six workers"):
-        connections = start(6)
-        together(connections, Job(1, 6, steps=2))  # all are there
+        connections = start(6, Member)
+        run(connections, Job(1, 6, steps=2))  # all are there
     kinds = [(loras, overlap) for loras in (False, True) for overlap in (False, True)]
     cases = []
     for loras, overlap in track(kinds, "cases", console=console):
-        alone = together(connections, Job(1, 1, loras=loras, overlap=overlap, steps=steps))[0]["latents"]
+        alone = run(connections, Job(1, 1, loras=loras, overlap=overlap, steps=steps))[0]["latents"]
         for guidance, ulysses in SPLITS:
-            made = together(connections, Job(guidance, ulysses, loras=loras, overlap=overlap, steps=steps))[0][
-                "latents"
-            ]
+            made = run(connections, Job(guidance, ulysses, loras=loras, overlap=overlap, steps=steps))[0]["latents"]
             difference = float(abs(made - alone).max() / abs(alone).max())
             case = {"workers": guidance * ulysses, "guidance": guidance, "ulysses": ulysses, "loras": loras}
             cases.append({**case, "overlap": overlap, "rel_diff": difference})
@@ -208,9 +179,8 @@ def main(steps: Annotated[int, typer.Option(min=2)] = 3) -> None:
         large[workers] = together(
             connections, Job(guidance, ulysses, loras=True, overlap=True, large=True, steps=steps)
         )
-    sent = together(connections, Job(*SENT, loras=True, overlap=True, large=True, steps=2))
-    for connection in connections:
-        connection.send(None)
+    sent = run(connections, Job(*SENT, loras=True, overlap=True, large=True, steps=2))
+    end(connections)
     grid = (LARGE["height"] // 8) * (LARGE["width"] // 8) * 6
     result = {
         "cases": cases,

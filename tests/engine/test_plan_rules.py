@@ -55,7 +55,7 @@ def test_a_good_plan_breaks_no_rule() -> None:
             r"\[v1\] ghost",
         ),
         (
-            plan(*(region("fox" if n else "owl", f"act {n}", k1_6=[(n > 0) / 2, 0, 0.5 + (n > 0) / 2, 1]) for n in range(5))),
+            plan(*(region("fox" if n else "owl", f"act {n}", k1_6=[0.5 * (n > 0), 0, 1, 1]) for n in range(5))),
             "motions",
             "5 motions of 2 characters",
         ),
