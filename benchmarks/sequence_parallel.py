@@ -6,7 +6,8 @@ Every worker is a process of its own with one thread, over gloo, as the engine's
 the miniature with its own weights, in every split that six heads allow, with and without LoRAs and overlapping regions;
 rel_diff is max|a-b| / max|a| of the latents to one worker's (float32). Seconds, bytes sent by one worker in a step and
 peak memory are of a larger picture (3,600 visual tokens), where the activations outweigh the model. On a machine with
-fewer cores than workers only seconds of 1 and 2 mean anything. The last line is one JSON object.
+fewer cores than workers only seconds of 1 and 2 mean anything. Draws docs/workers.png, one scene by one worker and by
+six. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import typer
 from peft import LoraConfig
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
@@ -40,6 +43,8 @@ from engine.video_model import VideoModel
 SPLITS = ((2, 1), (1, 2), (1, 3), (2, 2), (2, 3), (1, 6))  # guidance degree, Ulysses degree
 TIMED = {1: (1, 1), 2: (2, 1), 4: (2, 2)}  # workers -> split, on the larger picture
 SENT = (1, 2)
+AMPLIFIED = 64
+DOCS = Path(__file__).parent.parent / "docs"
 LARGE = {"height": 160, "width": 240}  # 10 times the tokens of the miniature's own picture
 console = Console(stderr=True)
 
@@ -55,6 +60,7 @@ class Job(NamedTuple):
     overlap: bool = False
     large: bool = False
     steps: int = 3
+    decode: bool = False
 
 
 def scene_of(overlap: bool) -> Scene:
@@ -114,7 +120,8 @@ class Member:
             model.bundle = own
         seconds = min(b - a for a, b in itertools.pairwise(times))
         latents = state.latents.numpy() if job.rank == 0 else None
-        return {"latents": latents, "seconds": seconds, "sent": sum(sent) // job.steps, "peak": peak}
+        frames = model.decode(state.latents).numpy() if job.decode and job.rank == 0 else None
+        return {"latents": latents, "frames": frames, "seconds": seconds, "sent": sum(sent) // job.steps, "peak": peak}
 
 
 def _status(field: str) -> int:
@@ -160,6 +167,20 @@ def run(connections: list[Any], job: Job) -> list[dict[str, Any]]:
     return together(connections[: job.guidance * job.ulysses], job)
 
 
+def picture(connections: list[Any]) -> int:
+    """Draws docs/workers.png: a whole scene by one worker, by six (guidance 2 x Ulysses 3), and their difference, made
+    AMPLIFIED times as large; the largest difference in grey levels."""
+    whole = {"loras": True, "overlap": True, "steps": 25, "decode": True}
+    one, six = (run(connections, Job(*split, **whole))[0]["frames"].astype(int) for split in ((1, 1), (2, 3)))
+    difference = abs(one - six)
+    strips = [np.concatenate(list(f[2::4]), 1) for f in (one, six, (difference * AMPLIFIED).clip(0, 255))]
+    sheet = Image.fromarray(np.concatenate(strips).astype(np.uint8))
+    sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.LANCZOS).save(
+        DOCS / "workers.png", optimize=True
+    )
+    return int(difference.max())
+
+
 def main(steps: Annotated[int, typer.Option(min=2)] = 3) -> None:
     """Runs all cases, then the larger picture."""
     with console.status("starting six workers"):
@@ -180,11 +201,14 @@ def main(steps: Annotated[int, typer.Option(min=2)] = 3) -> None:
             connections, Job(guidance, ulysses, loras=True, overlap=True, large=True, steps=steps)
         )
     sent = run(connections, Job(*SENT, loras=True, overlap=True, large=True, steps=2))
+    with console.status("a whole scene by one and by six"):
+        grey_levels = picture(connections)
     end(connections)
     grid = (LARGE["height"] // 8) * (LARGE["width"] // 8) * 6
     result = {
         "cases": cases,
         "largest_rel_diff": max(case["rel_diff"] for case in cases),
+        "largest_grey_level": grey_levels,
         "visual_tokens": grid,
         "seconds": {str(n): round(large[n][0]["seconds"], 3) for n in (1, 2)},
         "speedup_of_2": round(large[1][0]["seconds"] / large[2][0]["seconds"], 3),

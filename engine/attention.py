@@ -17,6 +17,9 @@ from engine.parallel import SequenceParallel
 from engine.regions import RegionMap
 
 
+SHORT = 2048  # tokens, up to which scores may stand in memory
+
+
 def region_attention(
     q_BHLD: torch.Tensor, k_BHLD: torch.Tensor, v_BHLD: torch.Tensor, regions: RegionMap
 ) -> torch.Tensor:
@@ -109,6 +112,27 @@ class RegionAttnProcessor:
         return out[:, text:], out[:, :text]
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, region_map: RegionMap | None) -> torch.Tensor:
-        if region_map is None:
-            return F.scaled_dot_product_attention(q, k, v)
-        return region_attention(q, k, v, region_map)
+        if region_map is not None:
+            return region_attention(q, k, v, region_map)
+        if q.device.type == "cpu" and q.requires_grad and q.shape[2] <= SHORT:
+            return attention_to_learn_through(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+def attention_to_learn_through(
+    q_BHLD: torch.Tensor, k_BHLD: torch.Tensor, v_BHLD: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Attention by plain products, with an additive mask (B, 1, L, L) or none, for learning on a CPU.
+
+    Forth and back it was 1.8 times as fast as the fused kernel for 768 tokens, as long as the scores stay in the
+    processor's cache: so one sample at a time. The softmax is taken at autocast's own precision.
+    """
+    if torch.is_autocast_enabled("cpu"):
+        half = torch.get_autocast_dtype("cpu")
+        q_BHLD, k_BHLD, v_BHLD = (x.to(half) for x in (q_BHLD, k_BHLD, v_BHLD))
+    scale, out = q_BHLD.shape[3] ** -0.5, []
+    with torch.autocast("cpu", enabled=False):
+        for n in range(len(q_BHLD)):
+            scores = (q_BHLD[n] * scale) @ k_BHLD[n].transpose(1, 2)
+            out.append((scores if mask is None else scores + mask[n]).softmax(2) @ v_BHLD[n])
+    return torch.stack(out)

@@ -176,8 +176,8 @@ def judge(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code is 0, 1 (a film failed), 2 (bad input) or 130 (interrupted)."""
     try:
-        app(args=arguments, standalone_mode=False)
-        return 0
+        code = app(args=arguments, standalone_mode=False)  # of typer.Exit; a command itself gives nothing
+        return code if isinstance(code, int) else 0
     except (InputError, TyperException) as error:
         what = error.format_message() if hasattr(error, "format_message") else str(error)
         console.print("[red]Error:[/red]", Text(what), soft_wrap=True)

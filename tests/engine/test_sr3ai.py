@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from peft import LoraConfig
 
 from engine.adapters import region_loras
-from engine.attention import RegionAttnProcessor, region_attention
+from engine.attention import RegionAttnProcessor, attention_to_learn_through, region_attention
 from engine.plan import Box, Region, Scene
 from engine.regions import Grid, RegionMap, box_tokens, keyframe_of, region_map
 from engine.textform import parse_text
@@ -40,6 +40,26 @@ def test_grouped_attention_is_dense_attention(scene: Scene) -> None:
     for dtype, bound in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
         qkv = _qkv(regions, dtype)
         assert (region_attention(*qkv, regions) - _dense(*qkv, regions)).abs().max() <= bound
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_to_learn_through_is_the_kernel_s(masked: bool) -> None:
+    torch.manual_seed(0)
+    mask = torch.zeros(2, 1, 30, 30).masked_fill_(torch.rand(2, 1, 30, 30) < 0.3, float("-inf")) if masked else None
+    if mask is not None:
+        mask[..., 0] = 0  # a row that sees nothing has no softmax
+    results = []
+    for attention in (
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask),
+        lambda q, k, v: attention_to_learn_through(q, k, v, mask),
+    ):
+        torch.manual_seed(1)
+        qkv = [torch.randn(2, 3, 30, 8, requires_grad=True) for _ in range(3)]
+        out = attention(*qkv)
+        out.square().sum().backward()
+        results.append([out.detach(), *(x.grad for x in qkv)])
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
 
 
 @given(scenes())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from serving.cli import main
@@ -27,12 +29,14 @@ def _refused(capsys, monkeypatch, *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--model", "gigantic"], "--model gigantic: no such model; use miniature, cogvideox-2b"),
+        (["--model", "gigantic"], "--model gigantic: no such model; use miniature, miniature-plain, cogvideox-2b"),
         (["--workers", "0"], "--workers 0: must be 1.."),
         (["--workers", "-3"], "--workers -3: must be 1.."),
         (["--seed", "-1"], "--seed -1: must be 0 or more"),
         (["--steps", "1"], "--steps 1:"),
         (["--guidance", "0.5"], "--guidance 0.5:"),
+        (["--cache", "0"], "--cache 0"),
+        (["--cache", "0.3", "--guidance-parallel", "2", "--workers", "2"], "--cache 0.3: every worker would decide"),
         (["--workers", "many"], "'--workers'"),
         (["--storage", "/proc/nowhere"], "--storage /proc/nowhere: cannot write there"),
         (["--storage", "gopher://x"], "--storage gopher://x"),
@@ -111,3 +115,31 @@ def test_a_plan_that_cannot_be_written_is_not_made(capsys, monkeypatch, tmp_path
 def test_what_is_no_story(capsys, monkeypatch, tmp_path) -> None:
     (tmp_path / "s.txt").write_text("")
     assert "the story is empty" in _refused(capsys, monkeypatch, "render", str(tmp_path / "s.txt"))
+
+
+def test_plans_are_checked(capsys, tmp_path) -> None:
+    good, bad = tmp_path / "good.txt", tmp_path / "bad.jsonl"
+    frame = '[["fox", "walking", "A fox is walking in a forest"], [0.1, 0.3, 0.5, 0.9]]'
+    good.write_text("Background: a forest\n" + "\n".join(f"Frame_{n}: {frame}" for n in range(1, 7)))
+    assert main(["plan", "--check", str(good)]) == 0
+    assert "1 of 1 plans keep all rules" in capsys.readouterr().err
+    thin = good.read_text().replace("0.5, 0.9", "0.2, 0.9")
+    bad.write_text(json.dumps(["0001.mp4", thin]) + "\n" + json.dumps(["0002.mp4", good.read_text()]))
+    assert main(["plan", "--check", str(good), str(bad)]) == 1
+    seen = capsys.readouterr()
+    assert "bad.jsonl: 0001-mp4: regions.0 (fox), keyframe 1: the box is 0.10 x 0.60" in seen.out
+    assert "2 of 3 plans keep all rules" in seen.err
+
+
+def test_plans_are_compared(capsys, monkeypatch, tmp_path, plan) -> None:
+    other = tmp_path / "other.plan.yaml"
+    other.write_text(plan.read_text())
+    assert main(["plan", "--diff", str(plan), str(other)]) == 0
+    assert capsys.readouterr().out.strip() == "no difference"
+    assert "--diff compares two plans, but 1 files" in _refused(capsys, monkeypatch, "plan", "--diff", str(plan))
+    assert "one story is planned at a time" in _refused(capsys, monkeypatch, "plan", str(plan), str(other))
+    many = tmp_path / "many.jsonl"
+    many.write_text("")
+    assert "holds 0 plans" in _refused(capsys, monkeypatch, "plan", "--diff", str(plan), str(many))
+    many.write_text("[1,")
+    assert "JSON list of a name and a plan's text" in _refused(capsys, monkeypatch, "plan", "--check", str(many))
