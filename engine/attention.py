@@ -16,7 +16,6 @@ from diffusers.models.embeddings import apply_rotary_emb
 from engine.parallel import SequenceParallel
 from engine.regions import RegionMap
 
-
 SHORT = 2048  # tokens, up to which scores may stand in memory
 
 
