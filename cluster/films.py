@@ -21,6 +21,7 @@ from engine.story import Story
 PLAN_REVISION = 1
 CLIPS_REVISION = 1
 PRIOR_REVISION = 2
+PRIOR_SEED = 0  # one prior serves films of every seed
 
 Result = tuple[str, str]  # kind, key: where the store has it
 
@@ -244,7 +245,7 @@ class FilmRequest(BaseModel):
         """All jobs of the film, once its plan is there."""
         shared: dict[str, Any] = {"model": self.model, "fingerprint": self.fingerprint}
         alone = self.execution.model_copy(update={"guidance_degree": 1, "ulysses_degree": 1})
-        learned: dict[str, Any] = {**shared, "settings": self.prior_settings, "seed": self.seed, "execution": alone}
+        learned: dict[str, Any] = {**shared, "settings": self.prior_settings, "seed": PRIOR_SEED, "execution": alone}
         regions = [region for scene in plan.scenes for region in scene.regions]
         motions = dict.fromkeys(r.motion for r in regions if r.motion != NONE)
         unknown = [m for m in motions if self.known_motions is None or m not in self.known_motions]

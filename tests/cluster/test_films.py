@@ -100,6 +100,9 @@ def test_one_prior_serves_every_film() -> None:
     )
     shorter = plan.model_copy(update={"scenes": plan.scenes[:1]})
     assert other.film(shorter).priors[0].key == request.film(plan).priors[0].key
+    another = request.model_copy(update={"seed": request.seed + 1}).film(plan)
+    assert [prior.key for prior in another.priors] == [prior.key for prior in request.film(plan).priors]
+    assert another.scenes[0].key != request.film(plan).scenes[0].key
     assert other.film(shorter).scenes[0].key != request.film(plan).scenes[0].key
     assert other.film(shorter).scenes[0].workers == 2
 
