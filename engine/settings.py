@@ -21,7 +21,7 @@ class RenderSettings(BaseModel):
     guidance_scale: float = Field(ge=1, le=50)
     negative_prompt: str = ""
     cache: float | None = Field(
-        None, gt=0, le=1, exclude_if=lambda threshold: threshold is None,
+        default=None, gt=0, le=1, exclude_if=lambda threshold: threshold is None,
         description="FirstBlockCache: how little the first block's output may change for a step to reuse the rest",
     )  # fmt: skip
 
