@@ -65,17 +65,16 @@ def curves() -> Path:
         return [json.loads(line) for line in (CURVES / f"{name}.jsonl").read_text().splitlines()]
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
-    vae, shift = read("vae"), 0.0
+    vae = read("vae")
     left.plot([p["minutes"] for p in vae], [p["psnr_db"] for p in vae], color="#2a6fbb", lw=1)
     left.set(title="VAE", xlabel="minutes of training", ylabel="PSNR on new clips, dB")
     for checkpoint, style in ((Checkpoint.plain, ":"), (Checkpoint.default, "-")):
         video = read(checkpoint)
         for kind, colour in (("plain", "#999999"), ("regions", "#d1495b")):
-            points = [(shift + p["minutes"], p[kind]) for p in video if kind in p]
+            points = [(p["minutes"], p[kind]) for p in video if kind in p]
             if points:
                 label = f"{checkpoint}: {'through regions' if kind == 'regions' else 'whole captions'}"
                 right.plot(*zip(*points, strict=True), style, label=label, color=colour, lw=1)
-        shift += video[-1]["minutes"]  # the second goes on from the first
     right.set(title="Video models", xlabel="minutes of training", ylabel="weighted v-prediction loss", yscale="log")
     right.legend(frameon=False)
     for axes in (left, right):

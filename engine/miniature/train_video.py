@@ -212,7 +212,8 @@ def train(
         model.transformer.patch_embed.first_frame = first
         torch.manual_seed(step * ranks.world_size + ranks.rank)
         regions = not plain and step % 5 != 0
-        pick = rng.choice(alike[rng.choice(len(alike), p=share)] if regions else len(notes), batch, replace=False)
+        pool = alike[rng.choice(len(alike), p=share)] if regions else np.arange(len(notes))
+        pick = rng.choice(pool, batch, replace=batch > len(pool))
         make = region_conditions if regions else plain_conditions
         conditions = [piece_of(make(rng, notes[i], GRID), first, frames) for i in pick]
         slots = len(conditions[0].captions)
