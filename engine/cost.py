@@ -1,19 +1,15 @@
 """What a scene and a prior cost: operations, bytes, seconds and GB, from the model's shape and the machine's numbers.
 
-The studio starts from these estimates and learns the true times as jobs finish. docs/cost-model.md states every
-assumption and stands the results beside published figures. Per forward of one branch, with L tokens of width d in n
+docs/cost-model.md states every assumption and stands the results beside published figures. The studio does not use them
+yet. Per forward of one branch, with L tokens of width d in n
 layers: 24 n d^2 L for the linear layers (q, k, v, out and a feed-forward four times as wide) and 4 n d P for attention,
 where P counts the pairs of tokens that attend.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
-
-from engine.models import Bundle
 
 BRANCHES = 2  # of guidance
 
@@ -58,21 +54,8 @@ class Cost:
 
 
 H100 = Hardware("H100", flops=989e12, utilisation=0.33, bandwidth=300e9, latency=30e-6, decode=4.0)
-CPU_CORE = Hardware("CPU core", flops=160e9, utilisation=0.35, bandwidth=1e9, latency=1e-3, decode=1.0)
 COGVIDEOX_2B = Shape(layers=30, heads=30, head_dim=64, visual=12 * 30 * 45, text=226)
 COGVIDEOX_5B = Shape(layers=42, heads=48, head_dim=64, visual=12 * 30 * 45, text=226)
-
-
-def shape_of(bundle: Bundle) -> Shape:
-    """A bundle's shape: from its own files, or CogVideoX's published one by the name of its width on the hub."""
-    folder = Path(bundle.video_path)
-    if bundle.heads_and_tokens is None:
-        known = COGVIDEOX_5B if "5b" in bundle.video.lower() else COGVIDEOX_2B
-        return Shape(known.layers, known.heads, known.head_dim, known.visual, bundle.text_tokens)
-    config = json.loads((folder / "transformer" / "config.json").read_text())
-    heads, visual = bundle.heads_and_tokens
-    size = 4 if bundle.dtype == "float32" else 2
-    return Shape(config["num_layers"], heads, config["attention_head_dim"], visual, bundle.text_tokens, size)
 
 
 def forward_flops(shape: Shape, conditions: int, ulysses: int = 1) -> float:
