@@ -1,0 +1,81 @@
+"""Workers that are free, by what they hold: the best ones for a job are found without looking at all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+LOOK_AT = 16  # holders of a scene's rarest LoRA that are compared
+
+
+class Worker(NamedTuple):
+    """An idle worker: the model it has resident (None: none yet), its LoRAs, and how fast it is beside the others."""
+
+    model: str | None
+    loras: frozenset[str]
+    speed: float
+
+
+class Idle:
+    """Insertion order decides between equals, so the same history gives the same choice."""
+
+    def __init__(self) -> None:
+        self.workers: dict[str, Worker] = {}
+        self._by_model: dict[str | None, dict[float, dict[str, None]]] = {}
+        self._by_lora: dict[str, dict[str, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self.workers)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.workers
+
+    def add(self, name: str, model: str | None, loras: Iterable[str] = (), speed: float = 1.0) -> None:
+        self.remove(name)
+        worker = self.workers[name] = Worker(model, frozenset(loras), speed)
+        self._by_model.setdefault(model, {}).setdefault(speed, {})[name] = None
+        for lora in worker.loras:
+            self._by_lora.setdefault(lora, {})[name] = None
+
+    def remove(self, name: str) -> None:
+        """It is no error when the worker was not idle."""
+        worker = self.workers.pop(name, None)
+        if worker is None:
+            return
+        speeds = self._by_model[worker.model]
+        del speeds[worker.speed][name]
+        if not speeds[worker.speed]:
+            del speeds[worker.speed]
+            if not speeds:
+                del self._by_model[worker.model]
+        for lora in worker.loras:
+            del self._by_lora[lora][name]
+            if not self._by_lora[lora]:
+                del self._by_lora[lora]
+
+    def take(self, model: str, loras: Sequence[str], count: int) -> tuple[str, ...]:
+        """Removes and returns the `count` best workers for a job; there are as many."""
+        taken = []
+        for _ in range(count):
+            name = self._holder(model, loras) or self._any(model)
+            self.remove(name)
+            taken.append(name)
+        return tuple(taken)
+
+    def _holder(self, model: str, loras: Sequence[str]) -> str | None:
+        """One that has the model and most of the LoRAs."""
+        held: list[dict[str, None]] = [self._by_lora[lora] for lora in loras if lora in self._by_lora]
+        if not held:
+            return None
+        wanted = frozenset(loras)
+        rarest = min(held, key=lambda names: len(names))
+        best = max(islice(rarest, LOOK_AT), key=lambda n: (len(self.workers[n].loras & wanted), self.workers[n].speed))
+        return best if self.workers[best].model == model else None
+
+    def _any(self, model: str) -> str:
+        """One that has the model, or none yet; else one of those whose model most idle workers have."""
+        speeds = self._by_model.get(model) or self._by_model.get(None)
+        if speeds is None:
+            speeds = max(self._by_model.values(), key=lambda by_speed: sum(map(len, by_speed.values())))
+        return next(iter(speeds[max(speeds)]))
