@@ -143,6 +143,8 @@ class Worker:
 
     def _resident(self, job: WorkerTask) -> VideoModel:
         """The job's model in the job's dtype, loaded unless it is the one already here."""
+        import torch
+
         from engine.video_model import VideoModel
 
         wanted = (job.fingerprint, job.execution.dtype)
@@ -151,6 +153,9 @@ class Worker:
             bundle = load_bundle(job.model)
             if bundle.fingerprint != job.fingerprint:
                 raise RuntimeError(f"the model {job.model} on this machine is not the one the film was asked for")
+            if self.device == "cuda":
+                gpu = torch.cuda.get_device_properties(0)
+                bundle.check_gpu(gpu.total_memory / 1e9, gpu.name)
             self.model, self.holds = VideoModel(bundle, self.device, job.execution.dtype), wanted
         return self.model
 

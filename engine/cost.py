@@ -1,15 +1,15 @@
 """What a scene and a prior cost: operations, bytes, seconds and GB, from the model's shape and the machine's numbers.
 
-docs/cost-model.md states every assumption and stands the results beside published figures. The studio does not use them
-yet. Per forward of one branch, with L tokens of width d in n
-layers: 24 n d^2 L for the linear layers (q, k, v, out and a feed-forward four times as wide) and 4 n d P for attention,
-where P counts the pairs of tokens that attend.
+docs/cost-model.md states every assumption and stands the results beside published figures. Until something was measured
+these are the studio's guesses. Per forward of one branch, with L tokens of width d in n layers: 24 n d^2 L for the linear
+layers (q, k, v, out and a feed-forward four times as wide) and 4 n d P for attention, where P counts the pairs of tokens
+that attend.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 BRANCHES = 2  # of guidance
 
@@ -23,11 +23,18 @@ class Shape:
     head_dim: int
     visual: int
     text: int
+    frames: int  # latent ones
     bytes_per_weight: int = 2
 
     @property
     def width(self) -> int:
         return self.heads * self.head_dim
+
+    def of_frames(self, frames: int | None) -> Shape:
+        """The same for a clip of fewer latent frames; None: the whole clip."""
+        if frames is None:
+            return self
+        return replace(self, visual=self.visual * min(frames, self.frames) // self.frames, frames=frames)
 
 
 @dataclass(frozen=True)
@@ -54,8 +61,10 @@ class Cost:
 
 
 H100 = Hardware("H100", flops=989e12, utilisation=0.33, bandwidth=300e9, latency=30e-6, decode=4.0)
-COGVIDEOX_2B = Shape(layers=30, heads=30, head_dim=64, visual=12 * 30 * 45, text=226)
-COGVIDEOX_5B = Shape(layers=42, heads=48, head_dim=64, visual=12 * 30 * 45, text=226)
+# One core of the machine that the miniature was built on, by its scenes; the first measurement replaces the guess.
+CPU_CORE = Hardware("CPU core", flops=100e9, utilisation=0.5, bandwidth=1e9, latency=1e-3, decode=1.0)
+COGVIDEOX_2B = Shape(layers=30, heads=30, head_dim=64, visual=12 * 30 * 45, text=226, frames=12)
+COGVIDEOX_5B = Shape(layers=42, heads=48, head_dim=64, visual=12 * 30 * 45, text=226, frames=12)
 
 
 def forward_flops(shape: Shape, conditions: int, ulysses: int = 1) -> float:

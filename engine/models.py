@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from engine.cost import Shape
 from engine.errors import InputError
 from engine.plan import NONE, Plan
 
@@ -96,6 +97,18 @@ class Memory(BaseModel):
     activations: float
 
 
+class Sizes(BaseModel):
+    """A transformer's layers, attention heads and their width; a clip's latent frames and visual tokens."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layers: Annotated[int, Field(ge=1)]
+    heads: Annotated[int, Field(ge=1)]
+    head_dim: Annotated[int, Field(ge=1)]
+    frames: Annotated[int, Field(ge=1)]
+    visual: Annotated[int, Field(ge=1)]
+
+
 class Bundle(BaseModel):
     """A video model with its sizes and defaults. `video` is a folder in diffusers' format (beside bundle.yaml or
     absolute) or a model name on the hub."""
@@ -116,6 +129,7 @@ class Bundle(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16"]
     view_scale: Annotated[int, Field(ge=1)] = 1
     memory_gb: Memory
+    sizes_on_hub: Sizes | None = None  # of a model that is on the hub; a local one's are read from its configs
     words: Words | None = None
     planner: PlannerModel | None = None
     library: LibraryOf = LibraryOf()
@@ -128,20 +142,26 @@ class Bundle(BaseModel):
         return str(local) if local.is_dir() else self.video
 
     @cached_property
-    def heads_and_tokens(self) -> tuple[int, int] | None:
-        """Attention heads and visual tokens of a local model, from its configs; None for one that is on the hub."""
+    def shape(self) -> Shape | None:
+        """From a local model's configs, or as the bundle says; None for a model on the hub whose bundle is silent."""
         configs = [Path(self.video_path) / part / "config.json" for part in ("transformer", "vae")]
-        if not all(file.is_file() for file in configs):
-            return None
-        transformer, vae = (json.loads(file.read_text()) for file in configs)
-        space = 2 ** (len(vae["block_out_channels"]) - 1) * transformer["patch_size"]
-        frames = (self.num_frames - 1) // int(vae["temporal_compression_ratio"]) + 1
-        return transformer["num_attention_heads"], frames * (self.height // space) * (self.width // space)
+        sizes = self.sizes_on_hub
+        if all(file.is_file() for file in configs):
+            transformer, vae = (json.loads(file.read_text()) for file in configs)
+            space = 2 ** (len(vae["block_out_channels"]) - 1) * transformer["patch_size"]
+            frames = (self.num_frames - 1) // int(vae["temporal_compression_ratio"]) + 1
+            sizes = Sizes(
+                layers=transformer["num_layers"], heads=transformer["num_attention_heads"],
+                head_dim=transformer["attention_head_dim"], frames=frames,
+                visual=frames * (self.height // space) * (self.width // space),
+            )  # fmt: skip
+        width = {"float32": 4}.get(self.dtype, 2)
+        return Shape(**sizes.model_dump(), text=self.text_tokens, bytes_per_weight=width) if sizes else None
 
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the bundle's own settings and, for a local model, every file of it."""
-        others = {"license", "memory_gb", "words", "planner", "library", "priors"}
+        others = {"license", "memory_gb", "sizes_on_hub", "words", "planner", "library", "priors"}
         return _digest(self.model_dump_json(exclude=others), Path(self.video_path))
 
     @cached_property
@@ -155,6 +175,17 @@ class Bundle(BaseModel):
         """The same of what decides a plan: the language model's name, its adapter, the words and the prompts."""
         adapter = self.folder / self.planner.adapter if self.planner and self.planner.adapter else HERE / "none"
         return _digest(self.model_dump_json(include={"words", "planner"}), adapter, HERE / "prompts")
+
+    def check_gpu(self, gigabytes: float, name: str) -> None:
+        """Raises InputError when a clip of this model cannot be made on a GPU of so much memory."""
+        m = self.memory_gb
+        needed = m.transformer + m.vae + max(m.text_encoder, m.activations)
+        if needed > gigabytes:
+            raise InputError(
+                f"{self.name} needs {needed:.1f} GB on a GPU (transformer {m.transformer:g}, VAE {m.vae:g}, and the "
+                f"larger of text encoder {m.text_encoder:g} and activations {m.activations:g}), but {name} has "
+                f"{gigabytes:.1f}; take a larger GPU or a smaller model"
+            )
 
     def check_plan(self, plan: Plan, name: str = "plan") -> None:
         """Raises InputError for what this model cannot draw or read."""

@@ -51,6 +51,9 @@ def render(
     cache: Annotated[
         float | None, typer.Option(help="reuse steps that change less than this, such as 0.3: faster, not exact")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="only say what would be done and what it should cost; write resolved.yaml")
+    ] = False,
 ) -> None:
     """Renders films: film.mp4, storyboard.html, contact.png, plan.yaml and film.vtt in OUT/<name>/.
 
@@ -61,6 +64,11 @@ def render(
         cache,
     )  # fmt: skip
     order = order_films(files, options)
+    if dry_run:
+        from serving.dry_run import dry_run as show
+
+        print(*show(order, Console()), sep="\n")
+        return
     failed = _make(order)
     for film in order.films:
         if film.request.finished(order.store) is None:
@@ -187,3 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("Stopped. What is finished is kept; run the same command to go on.")
         return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

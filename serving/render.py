@@ -147,7 +147,8 @@ def execution_plan(bundle: Bundle, cuda: bool, workers: int, guidance: int, ulys
         first = error.errors()[0]
         option = "--" + str(first["loc"][0]).replace("_degree", "-parallel")
         raise InputError(f"{option} {first['input']}: {first['msg'].lower()}") from None
-    check_degrees(execution, *(bundle.heads_and_tokens or (ulysses, 0)), workers)
+    shape = bundle.shape
+    check_degrees(execution, shape.heads if shape else ulysses, shape.visual if shape else 0, workers)
     return execution
 
 

@@ -6,6 +6,7 @@ import hashlib
 import re
 
 import pytest
+import yaml
 from PIL import Image
 
 from engine.plan import dump_plan, load_plan
@@ -79,3 +80,14 @@ def test_a_film_is_named_by_its_plan(tmp_path) -> None:
     assert film_name(tmp_path / "x.yml") == "x"
     assert film_name(tmp_path / "x.txt") == "x"
     assert film_name(tmp_path / "plan.yaml") == tmp_path.name
+
+
+def test_a_dry_run_says_what_is_there_and_what_would_be_done(command, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("ray.init", lambda *a, **k: pytest.fail("Ray was started"))
+    assert main([*command, "--dry-run"]) == 0
+    assert "nothing would be rendered" in capsys.readouterr().out
+    assert main([*command, "--dry-run", "--seed", "6"]) == 0
+    told = capsys.readouterr().out
+    assert "worker-seconds" in told and not (tmp_path / "films" / "fox" / "film.mp4").exists()
+    settings = yaml.safe_load((tmp_path / "films" / "fox" / "resolved.yaml").read_text())
+    assert settings["seed"] == 6 and settings["execution"]["device"] == "cpu"
