@@ -1,9 +1,9 @@
 """What a scene and a prior cost: operations, bytes, seconds and GB, from the model's shape and the machine's numbers.
 
-docs/cost-model.md states every assumption and stands the results beside published figures. Until something was measured
-these are the studio's guesses. Per forward of one branch, with L tokens of width d in n layers: 24 n d^2 L for the linear
-layers (q, k, v, out and a feed-forward four times as wide) and 4 n d P for attention, where P counts the pairs of tokens
-that attend.
+docs/cost-model.md states every assumption and stands the results beside published figures. Until something was
+measured these are the studio's guesses. Per forward of one branch, with L tokens of width d in n layers: 24 n d^2 L for
+the linear layers (q, k, v, out and a feed-forward four times as wide) and 4 n d P for attention, where P counts the
+pairs of tokens that attend.
 """
 
 from __future__ import annotations

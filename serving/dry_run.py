@@ -17,7 +17,7 @@ RESOLVED = "resolved.yaml"
 
 
 def dry_run(order: Order, console: Console) -> list[Path]:
-    """Prints each film's graph of jobs with expected seconds and GB, and writes its configuration to the files returned."""
+    """Prints each film's jobs with expected seconds and GB, and writes its configuration to the files returned."""
     files = []
     for film in order.films:
         file = film.folder / RESOLVED
