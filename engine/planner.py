@@ -88,7 +88,8 @@ class _Planner:
         size = sentences_at_once(self.bundle)
         for start in range(0, len(sentences), size):
             piece = sentences[start : start + size]
-            for scene in await self._divide(piece, start + 1):
+            place = outline[-1][1].place if outline else ""
+            for scene in await self._divide(piece, start + 1, place):
                 outline.append((" ".join(piece[n - 1] for n in scene.sentences), scene))
         if len(outline) > MAX_SCENES:
             raise PlanningFailed(f"story: it became {len(outline)} scenes, a film has at most {MAX_SCENES}; divide it")
@@ -107,8 +108,8 @@ class _Planner:
         self.answers.sort(key=lambda a: (a["level"] != "story", a["number"], a["attempt"]))
         return Planning(Plan(title=self.story.title, scenes=tuple(scenes)), self.answers)
 
-    async def _divide(self, sentences: list[str], first: int) -> list[StoryScene]:
-        messages = story_messages(self.bundle, sentences, list(self.story.characters))
+    async def _divide(self, sentences: list[str], first: int, place: str) -> list[StoryScene]:
+        messages = story_messages(self.bundle, sentences, list(self.story.characters), place)
         schema = story_schema(self.bundle.words, len(sentences))
 
         def accept(text: str) -> list[StoryScene]:

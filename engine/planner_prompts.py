@@ -34,9 +34,9 @@ def _messages(bundle: Bundle, level: str, **values: Any) -> list[Message]:
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text.strip()}]
 
 
-def story_messages(bundle: Bundle, sentences: list[str], characters: list[str]) -> list[Message]:
-    """The question of level 1."""
-    return _messages(bundle, "story", sentences=sentences, characters=characters, words=bundle.words)
+def story_messages(bundle: Bundle, sentences: list[str], characters: list[str], place: str = "") -> list[Message]:
+    """The question of level 1. `place`: where the part of the story before these sentences ended."""
+    return _messages(bundle, "story", sentences=sentences, characters=characters, place=place, words=bundle.words)
 
 
 def scene_messages(
@@ -99,7 +99,7 @@ def scene_schema(words: Words | None, characters: list[str], narration: str = ""
 
 def sentences_at_once(bundle: Bundle) -> int:
     """How many sentences one level-1 question holds: as many as fit the model's context with their answer."""
-    return max(4, (bundle.planner.max_model_len if bundle.planner else 8192) // 256)
+    return max(4, (bundle.planner.max_model_len if bundle.planner else 8192) // 170)
 
 
 _TITLES = r"(?<!\bMr\.)(?<!\bMrs\.)(?<!\bDr\.)(?<!\bSt\.)"  # a full stop that ends no sentence

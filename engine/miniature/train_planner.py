@@ -2,7 +2,7 @@
 
     python -m engine.miniature.train_planner
 
-Three steps of four are level 2 (one scene each), the others level 1 (a whole story); the loss is on the answer alone.
+Two steps of three are level 2 (one scene each), the others level 1 (a whole story); the loss is on the answer alone.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.miniature import words
-from engine.miniature.grammar import make_story, scene_answer
+from engine.miniature.grammar import SmallStory, make_story, scene_answer
 from engine.miniature.settings import BUNDLE, TrainingSettings
 from engine.miniature.trainer import Trainer
 from engine.models import Bundle, load_bundle
 from engine.plan import KEYFRAMES
 from engine.planner_answers import StoryScene
 from engine.planner_model import model_path
-from engine.planner_prompts import scene_messages, story_messages
+from engine.planner_prompts import scene_messages, sentences_at_once, story_messages
 
 ADAPTER = BUNDLE / "planner"
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"  # what the adapter's config says it belongs to
-TRAINING = TrainingSettings(minutes=52, lr=1e-3, batch=8, warmup_steps=10, weight_decay=0.0, ema=0.95, seed=3)
+TRAINING = TrainingSettings(minutes=110, lr=1e-3, batch=8, warmup_steps=10, weight_decay=0.0, ema=0.97, seed=4)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class LoraSettings:
     rank: int = 16
     alpha: int = 32
     stories: int = 5  # in a level-1 batch
-    story_every: int = 4  # steps
+    story_every: int = 3  # steps
+    later_part: float = 0.2  # of level-1 prompts
     wrong_hint: float = 0.25  # of level-2 prompts: level 1 may err, and the narration is to be believed
 
 
@@ -63,11 +64,16 @@ class Trainable(torch.nn.Module):
 
 
 def story_pairs(rng: random.Random, count: int, bundle: Bundle) -> list[Pair]:
-    """Level 1: the sentences of a story, and its scenes."""
-    pairs = []
+    """Level 1: the sentences of a story, or of a later part of it, and its scenes."""
+    pairs, most = [], sentences_at_once(bundle)
     for _ in range(count):
-        story = make_story(rng, rng.choice([1, 2, 3, 4, 5, 6]))
-        pairs.append((story_messages(bundle, story.sentences, story.characters), story.answer()))
+        story = make_story(rng, rng.randint(1, 8))
+        first = rng.randrange(len(story.scenes)) if rng.random() < LORA.later_part else 0
+        place = story.scenes[first - 1].stage if first else ""
+        part = SmallStory(story.scenes[first:], story.characters)
+        while len(part.sentences) > most:
+            part.scenes.pop()
+        pairs.append((story_messages(bundle, part.sentences, part.characters, place), part.answer()))
     return pairs
 
 

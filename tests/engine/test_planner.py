@@ -16,15 +16,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.planner import SENTENCES, read_told
 from engine.errors import InputError
 from engine.miniature import words
-from engine.miniature.grammar import MOTIONS, PLACES, make_story, scene_answer
+from engine.miniature.grammar import make_story, scene_answer
+from engine.miniature.sayings import MOTIONS, PLACES, say_motion, say_place
 from engine.models import PlannerModel, load_bundle
 from engine.plan import KEYFRAMES, dump_plan, parse_plan
 from engine.planner import PlanningFailed, plan_story
 from engine.planner_answers import MIN_SIDE, SceneAnswer, StoryAnswer, check_sentences, make_scene
 from engine.planner_model import adapter_path, model_path
-from engine.planner_prompts import scene_schema, split_sentences, story_messages, story_schema
+from engine.planner_prompts import scene_schema, sentences_at_once, split_sentences, story_messages, story_schema
 from engine.story import Story
 
 ROOT = Path(__file__).parent.parent.parent
@@ -233,10 +235,11 @@ async def test_when_one_scene_fails_the_others_are_given_up() -> None:
 
 async def test_a_story_of_too_many_scenes_is_refused() -> None:
     told = story("A fox ran. " * 201)
-    pieces = [{"scenes": [{"sentences": [n], "place": "forest", "motions": []} for n in range(1, 9)]}] * 25
-    last = {"scenes": [{"sentences": [1], "place": "forest", "motions": []}]}
+    size = sentences_at_once(MINIATURE)
+    ones = [{"sentences": [n], "place": "forest", "motions": []} for n in range(1, size + 1)]
+    pieces = [{"scenes": ones}] * (201 // size) + [{"scenes": ones[: 201 % size]}]
     with pytest.raises(InputError, match="201 scenes, a film has at most 200"):
-        await planned(Script([*pieces, last], {}), told=told)
+        await planned(Script(pieces, {}), told=told)
 
 
 async def test_any_text_model_writes_captions_and_gets_token_phrases() -> None:
@@ -257,12 +260,15 @@ async def test_any_text_model_writes_captions_and_gets_token_phrases() -> None:
 
 
 async def test_a_long_story_is_divided_in_pieces() -> None:
-    sentences = [f"The fox walked {n} steps through the forest." for n in range(12)]
+    size = sentences_at_once(MINIATURE)
+    sentences = [f"The fox walked {n} steps through the forest." for n in range(size + 4)]
     pieces = [
-        {"scenes": [{"sentences": list(range(1, 9)), "place": "forest", "motions": ["walks right"]}]},
+        {"scenes": [{"sentences": list(range(1, size + 1)), "place": "forest", "motions": ["walks right"]}]},
         {"scenes": [{"sentences": [1, 2, 3, 4], "place": "forest", "motions": ["walks right"]}]},
     ]
-    planning, _ = await planned(Script(pieces, {"fox": [WALK, WALK]}), MINIATURE, story(" ".join(sentences)))
+    script = Script(pieces, {"fox": [WALK, WALK]})
+    planning, _ = await planned(script, MINIATURE, story(" ".join(sentences)))
+    assert "Place: forest\n" in script.asked[1][0][1]["content"]  # the second piece knows where the first ended
     assert " ".join(scene.narration for scene in planning.plan.scenes) == " ".join(sentences)
     assert [scene.id for scene in planning.plan.scenes] == ["scene-1-forest", "scene-2-forest"]
 
@@ -310,7 +316,7 @@ def test_splitting_loses_no_word(text: str) -> None:
 
 
 @unhurried
-@given(st.integers(0, 10**9), st.integers(1, 6))
+@given(st.integers(0, 10**9), st.integers(1, 8))
 def test_the_grammars_answers_are_plans_the_planner_accepts(seed: int, scenes: int) -> None:
     made = make_story(random.Random(seed), scenes)
     assert make_story(random.Random(seed), scenes) == made
@@ -321,9 +327,9 @@ def test_the_grammars_answers_are_plans_the_planner_accepts(seed: int, scenes: i
         scene = make_scene(answer, "s", small.stage, small.narration, MINIATURE, made.characters)
         assert [(r.entity, r.motion) for r in scene.regions] == [(a.name, a.motion) for a in small.acts]
         for keyframe in scene.keyframes():
-            edges = [(box.left, box.right) for _, box in keyframe]
+            edges = sorted((box.left, box.right) for _, box in keyframe)
             assert all(right - left >= MIN_SIDE / 100 for left, right in edges)
-            assert all(a[1] <= b[0] for a, b in pairwise(edges))  # side by side, left to right
+            assert all(a[1] <= b[0] for a, b in pairwise(edges))  # side by side
         for one in scene.regions:
             lefts = [box.left for box in one.boxes.values()]
             assert max((abs(a - b) for a, b in pairwise(lefts)), default=0) <= 0.13
@@ -342,10 +348,21 @@ def test_who_acts_is_named_or_was_named_before(seed: int) -> None:
 def test_the_grammar_says_every_motion_and_place() -> None:
     assert set(MOTIONS) == set(words.MOTIONS)
     assert set(PLACES) == set(words.STAGES)
-    assert all(len(set(phrases)) >= 6 for phrases in (*MOTIONS.values(), *PLACES.values()))
-    every = [phrase for phrases in MOTIONS.values() for phrase in phrases]
+    rng = random.Random(0)
+    said = {motion: {say_motion(rng, motion, "past") for _ in range(2000)} for motion in MOTIONS}
+    assert all(len(ways) >= 12 for ways in said.values())
+    assert all(len({say_place(rng, place) for _ in range(500)}) >= 15 for place in PLACES)
+    every = [way for ways in said.values() for way in ways]
     assert len(set(every)) == len(every)  # no way to say two motions
-    assert all(phrase.split()[0].count("/") == 2 for phrase in every)
+    assert not any("/" in way for way in every)
+
+
+def test_no_sentence_of_the_benchmark_comes_from_the_grammar() -> None:
+    known = {sentence for told in read_told(SENTENCES) for sentence in split_sentences(told.story)}
+    rng = random.Random(0)
+    made = {sentence for _ in range(3000) for sentence in make_story(rng, 4).sentences}
+    own = known & made
+    assert all(len(sentence.split()) < 5 for sentence in own), own  # "The end." is nobody's
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
