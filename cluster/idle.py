@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple
@@ -18,12 +19,13 @@ class Worker(NamedTuple):
 
 
 class Idle:
-    """Insertion order decides between equals, so the same history gives the same choice."""
+    """Insertion order decides between equals, so the same history gives the same choice. OrderedDict: a dict finds its
+    first item by passing all that were removed before it."""
 
     def __init__(self) -> None:
         self.workers: dict[str, Worker] = {}
-        self._by_model: dict[str | None, dict[float, dict[str, None]]] = {}
-        self._by_lora: dict[str, dict[str, None]] = {}
+        self._by_model: dict[str | None, dict[float, OrderedDict[str, None]]] = {}
+        self._by_lora: dict[str, OrderedDict[str, None]] = {}
 
     def __len__(self) -> int:
         return len(self.workers)
@@ -34,9 +36,9 @@ class Idle:
     def add(self, name: str, model: str | None, loras: Iterable[str] = (), speed: float = 1.0) -> None:
         self.remove(name)
         worker = self.workers[name] = Worker(model, frozenset(loras), speed)
-        self._by_model.setdefault(model, {}).setdefault(speed, {})[name] = None
+        self._by_model.setdefault(model, {}).setdefault(speed, OrderedDict())[name] = None
         for lora in worker.loras:
-            self._by_lora.setdefault(lora, {})[name] = None
+            self._by_lora.setdefault(lora, OrderedDict())[name] = None
 
     def remove(self, name: str) -> None:
         """It is no error when the worker was not idle."""
@@ -65,7 +67,7 @@ class Idle:
 
     def _holder(self, model: str, loras: Sequence[str]) -> str | None:
         """One that has the model and most of the LoRAs."""
-        held: list[dict[str, None]] = [self._by_lora[lora] for lora in loras if lora in self._by_lora]
+        held: list[OrderedDict[str, None]] = [self._by_lora[lora] for lora in loras if lora in self._by_lora]
         if not held:
             return None
         wanted = frozenset(loras)
