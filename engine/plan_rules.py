@@ -7,7 +7,7 @@ plan is read (engine/plan.py).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import combinations, pairwise
 from typing import NamedTuple
 
@@ -19,7 +19,10 @@ MAX_MOTIONS = 4  # in a scene of several characters
 MAX_STEP = 0.35  # of the picture, that a box's middle moves from one keyframe to the next
 MAX_GROWTH = 1.5  # of a side, from one keyframe to the next
 MAX_SHARED = 0.25  # of the smaller box, that another character's covers when captions do not tell of both
-SMALL_WORDS = {"the", "and", "with", "its", "his", "her", "their", "background", "event", "scene"}
+SMALL_WORDS = {
+    "the", "and", "with", "its", "his", "her", "their", "background", "event", "scene", "for", "from", "into", "very",
+    "all",
+}  # fmt: skip
 
 
 class Finding(NamedTuple):
@@ -36,10 +39,13 @@ class Finding(NamedTuple):
 
 def check_rules(plan: Plan) -> list[Finding]:
     """Every rule that the plan breaks, scene by scene."""
-    return [finding for scene in plan.scenes for finding in _scene(scene, plan)]
+    phrases = {name: character.phrase for name, character in plan.characters.items()}
+    return [finding for scene in plan.scenes for finding in check_scene(scene, phrases)]
 
 
-def _scene(scene: Scene, plan: Plan) -> Iterator[Finding]:
+def check_scene(scene: Scene, phrases: Mapping[str, str]) -> Iterator[Finding]:
+    """Every rule that a scene breaks. `phrases`: what captions call the given characters, by entity."""
+
     def finding(rule: str, where: str, why: str) -> Finding:
         return Finding(scene.id, rule, where, why)
 
@@ -47,7 +53,7 @@ def _scene(scene: Scene, plan: Plan) -> Iterator[Finding]:
     motions = {(r.entity, r.motion) for r in scene.regions if r.motion != NONE}
     if len(entities) > 1 and len(motions) > MAX_MOTIONS:
         yield finding("motions", "", f"{len(motions)} motions of {len(entities)} characters; at most {MAX_MOTIONS}")
-    if named := [entity for entity in sorted(entities) if _names(scene.background, entity)]:
+    if named := [entity for entity in sorted(entities) if names(scene.background, entity)]:
         yield finding("background", "background", f"names {', '.join(named)}; the background is free of characters")
     for n, region in enumerate(scene.regions):
         at = f"regions.{n} ({region.entity})"
@@ -60,28 +66,27 @@ def _scene(scene: Scene, plan: Plan) -> Iterator[Finding]:
         if region.motion != NONE and len(region.boxes) < MIN_KEYFRAMES:
             why = f"{region.motion!r} lasts {len(region.boxes)} keyframe; give it {MIN_KEYFRAMES} or more"
             yield finding("motion length", at, why)
-        yield from (finding("caption", at, why) for why in _caption(region, scene, plan))
+        yield from (finding("caption", at, why) for why in _caption(region, scene, phrases))
         yield from (finding("gradual boxes", f"{at}, keyframes {a}-{b}", why) for a, b, why in _jumps(region))
     for one, other in combinations(scene.regions, 2):
         if one.entity == other.entity or NONE in (one.entity, other.entity):
             continue
-        told = any(_names(r.caption, one.entity) and _names(r.caption, other.entity) for r in (one, other))
+        told = any(names(r.caption, one.entity) and names(r.caption, other.entity) for r in (one, other))
         for keyframe in sorted(one.boxes.keys() & other.boxes.keys()):
-            shared = _shared(one.boxes[keyframe], other.boxes[keyframe])
+            shared = shared_part(one.boxes[keyframe], other.boxes[keyframe])
             if shared > MAX_SHARED and not told:
                 why = f"{shared:.0%} of the smaller box is in the other; part them, or tell of both in the captions"
                 yield finding("overlap", f"{one.entity} and {other.entity}, keyframe {keyframe}", why)
                 break
 
 
-def _caption(region: Region, scene: Scene, plan: Plan) -> Iterator[str]:
-    given = plan.characters.get(region.entity)
-    name = given.phrase if given else region.entity
-    if region.entity != NONE and not _names(region.caption, name):
+def _caption(region: Region, scene: Scene, phrases: Mapping[str, str]) -> Iterator[str]:
+    name = phrases.get(region.entity, region.entity)
+    if region.entity != NONE and not names(region.caption, name):
         yield f"the caption does not name {name!r}"
-    if region.motion != NONE and not _names(region.caption, region.motion):
+    if region.motion != NONE and not names(region.caption, region.motion):
         yield f"the caption does not say {region.motion!r}"
-    places = {word for word in _words(scene.background) if len(word) > 3} - SMALL_WORDS
+    places = {word for word in _words(scene.background) if len(word) > 2} - SMALL_WORDS
     if places and not places & _words(region.caption):
         yield f"the caption says nothing of the background ({scene.background})"
 
@@ -102,7 +107,7 @@ def _jumps(region: Region) -> Iterator[tuple[int, int, str]]:
             yield a, b, f"a side changes {growth:.1f}-fold; at most {MAX_GROWTH} at once"
 
 
-def _shared(a: Box, b: Box) -> float:
+def shared_part(a: Box, b: Box) -> float:
     """The common area as a share of the smaller box."""
     width = max(min(a.right, b.right) - max(a.left, b.left), 0)
     height = max(min(a.bottom, b.bottom) - max(a.top, b.top), 0)
@@ -113,7 +118,8 @@ def _words(text: str) -> set[str]:
     return set(re.findall(r"[\w']+", text.lower()))
 
 
-def _names(text: str, name: str) -> bool:
+def names(text: str, name: str) -> bool:
+    """Whether the text says the name, in whole words."""
     return re.search(rf"(?<!\w){re.escape(name.lower())}(?!\w)", text.lower()) is not None
 
 

@@ -20,6 +20,7 @@ from engine.chat import ChatModel, Message
 from engine.errors import InputError
 from engine.models import Bundle
 from engine.plan import MAX_SCENES, Plan, Scene
+from engine.plan_repair import consistent_names
 from engine.planner_answers import (
     Refused,
     Repairable,
@@ -106,6 +107,12 @@ class _Planner:
             for task in tasks:  # when one has failed, the others' answers are of no use
                 task.cancel()
         self.answers.sort(key=lambda a: (a["level"] != "story", a["number"], a["attempt"]))
+        if self.bundle.words is None:
+            scenes, renamed = consistent_names(scenes)
+            if renamed:
+                how = "; ".join(f"{entity!r} is called {name!r}" for entity, name in renamed.items())
+                note = {"level": "film", "scene": "all scenes", "number": 0, "attempt": 1, "prompt": [], "answer": ""}
+                self.answers.append({**note, "refused": None, "repaired": f"characters keep their names: {how}"})
         return Planning(Plan(title=self.story.title, scenes=tuple(scenes)), self.answers)
 
     async def _divide(self, sentences: list[str], first: int, place: str) -> list[StoryScene]:

@@ -8,11 +8,15 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.models import Bundle, Words
+from engine.motion_names import normal_motion
 from engine.plan import KEYFRAMES, NONE, Box, Region, Scene
+from engine.plan_repair import repair_scene
+from engine.plan_rules import MIN_KEYFRAMES, check_scene, names
 
 MAX_REGIONS = 4  # method: at most four motions a scene
-MIN_SIDE = 20  # percent; smaller boxes hold too few tokens
-MAX_SAME = 0.8  # of two boxes' common area: more than this is one place given twice
+NEGATION = re.compile(
+    r"\b(not|no|nobody|never|without|instead|cannot|wants?|wanted|refuses?d?)\b|n['’]t\b", re.IGNORECASE
+)
 
 
 class Refused(ValueError):
@@ -75,8 +79,9 @@ class SceneAnswer(BaseModel):
 
 
 def parse_answer(kind: type[Any], text: str) -> Any:
+    """The answer of a kind. What stands around its braces (a model that is not bound to JSON may chat) is left out."""
     try:
-        return kind.model_validate_json(text)
+        return kind.model_validate_json(text[text.find("{") : text.rfind("}") + 1] or text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -84,15 +89,30 @@ def parse_answer(kind: type[Any], text: str) -> Any:
 
 
 def check_sentences(scenes: list[StoryScene], sentences: list[str]) -> None:
-    """Raises Refused unless the scenes hold every sentence once, in order."""
+    """Raises Refused unless the scenes hold every sentence once, in order; Repairable when only that is wrong."""
     used = [n for scene in scenes for n in scene.sentences]
     if used != list(range(1, len(sentences) + 1)):
         missing = [n for n in range(1, len(sentences) + 1) if n not in used]
         why = f"no scene has sentence {missing[0]}" if missing else f"they come in the order {used}"
-        raise Refused(f"every sentence belongs to exactly one scene, in order; {why}")
+        reason = f"every sentence belongs to exactly one scene, in order; {why}"
+        raise Repairable(reason, _in_order(scenes, len(sentences)), "sentences given to the scenes in order")
     for n, scene in enumerate(scenes, 1):
         if sum(len(sentences[k - 1]) + 1 for k in scene.sentences) > 2000:
             raise Refused(f"scene {n} has more than 2000 letters; divide it")
+
+
+def _in_order(scenes: list[StoryScene], count: int) -> list[StoryScene]:
+    """Each sentence in the first scene that claims it, no earlier than its predecessor's, else in its predecessor's;
+    scenes without a sentence are left out."""
+    owner, now = [], 0
+    for sentence in range(1, count + 1):
+        now = next((n for n in range(now, len(scenes)) if sentence in scenes[n].sentences), now)
+        owner.append(now)
+    return [
+        scene.model_copy(update={"sentences": [k for k, n in enumerate(owner, 1) if n == number]})
+        for number, scene in enumerate(scenes)
+        if number in owner
+    ]
 
 
 def check_places(scenes: list[StoryScene], sentences: list[str], words: Words | None) -> None:
@@ -102,7 +122,7 @@ def check_places(scenes: list[StoryScene], sentences: list[str], words: Words | 
         return
     wrong, right = [], []
     for n, scene in enumerate(scenes, 1):
-        told = " ".join(sentences[k - 1] for k in scene.sentences).lower()
+        told = " ".join(s.lower() for s in (sentences[k - 1] for k in scene.sentences) if not NEGATION.search(s))
         named = [stage for stage in words.stages if stage_phrases(words, stage)[0] in told]
         if len(named) == 1 and scene.place != named[0]:
             wrong.append(f"scene {n} is {stage_phrases(words, named[0])[0]}, so its place is {named[0]}")
@@ -113,9 +133,12 @@ def check_places(scenes: list[StoryScene], sentences: list[str], words: Words | 
 
 
 def check_motions(scene: Scene, words: Words | None) -> None:
-    """Raises Repairable when the narration names a motion in the bundle's own words and nobody does it."""
+    """Raises Repairable when the narration names a motion in the bundle's own words and nobody does it. Where something
+    is denied ("it does not dance"), a program cannot tell."""
+    if NEGATION.search(scene.narration):
+        return
     done = {region.motion for region in scene.regions}
-    missing = [m for m in motions_of(words) or () if m in scene.narration.lower() and m not in done]
+    missing = [m for m in motions_of(words) or () if names(scene.narration, m) and m not in done]
     if missing:
         raise Repairable(f"the narration says {missing[0]!r}, and no region does it", scene, "left as it is")
 
@@ -136,59 +159,72 @@ def make_scene(
     bundle: Bundle,
     characters: list[str],
 ) -> Scene:
-    """The plan's scene from a level-2 answer. Raises Refused; Repairable when two entities are in one place and nothing
-    else is wrong."""
+    """The plan's scene from a level-2 answer. Raises Refused; Repairable, with the scene put right by rule, when the
+    answer breaks rules that a program can mend."""
     words = bundle.words
     where, empty = stage_phrases(words, place) if words else ("", answer.background or place)
-    regions = []
-    for n, placed in enumerate(_one_after_another(answer.regions), 1):
+    regions: list[Region] = []
+    faults: list[str] = []
+    for n, placed in enumerate(_one_after_another(answer.regions, faults), 1):
         at = f"region {n} ({placed.entity})"
-        if words and placed.entity not in (entities_of(words, characters) or ()):
+        entity, motion = placed.entity, placed.motion
+        if words and entity not in (entities_of(words, characters) or ()):
             raise Refused(f"{at}: no such entity")
-        if words and placed.motion not in (motions_of(words) or ()):
-            raise Refused(f"{at}: no such motion {placed.motion!r}")
-        noun = subject_phrase(placed.entity, characters)
+        if words and motion not in (motions_of(words) or ()):
+            raise Refused(f"{at}: no such motion {motion!r}")
         if words:
-            caption = f"{_article(placed.entity)} {noun} {placed.motion} {where}"
+            caption = f"{_article(entity)} {subject_phrase(entity, characters)} {motion} {where}"
         else:
-            caption = _with_subject(placed.caption or "", placed.entity, noun, at)
+            entity, motion = known_name(entity, characters), normal_motion(motion)
+            caption = _spoken(placed, entity, motion, characters)
         if len(caption.split()) >= bundle.text_tokens:
             raise Refused(f"{at}: the caption has more than {bundle.text_tokens - 1} words")
-        boxes = _boxes(placed, at)
-        regions.append(Region(entity=placed.entity, motion=placed.motion, caption=caption, boxes=boxes))
+        boxes = _boxes(placed, at, faults)
+        regions.append(Region(entity=entity, motion=motion, caption=caption, boxes=boxes))
+    if any(names(empty, r.entity) for r in regions) and not any(names(place, r.entity) for r in regions):
+        empty = place  # the background is free of characters
+    try:
+        scene = Scene(id=name, background=empty, narration=narration, regions=tuple(regions))
+    except ValidationError as error:
+        raise Refused(error.errors()[0]["msg"]) from None
+    phrases = {entity: subject_phrase(entity, characters) for entity in characters}
+    faults += [f"{found.where + ': ' if found.where else ''}{found.why}" for found in check_scene(scene, phrases)]
+    if faults:
+        repaired, done = repair_scene(scene, phrases, merge=words is None)
+        raise Repairable("; ".join(faults[:3]), repaired, "; ".join(done) or "put in order")
+    return scene
 
-    def scene(regions: list[Region]) -> Scene:
-        try:
-            return Scene(id=name, background=empty, narration=narration, regions=tuple(regions))
-        except ValidationError as error:
-            raise Refused(error.errors()[0]["msg"]) from None
 
-    if shared := _shared_place(regions):
-        raise Repairable(shared, scene(_side_by_side(regions)), "given places side by side")
-    return scene(regions)
-
-
-def _one_after_another(regions: list[PlacedRegion]) -> list[PlacedRegion]:
-    """Two or three motions of one entity, none with frames, follow each other in the order in which they were given."""
-    shared = []
-    for placed in regions:
-        same = [other for other in regions if other.entity == placed.entity != NONE]
-        if len(same) in (2, 3) and not any("frames" in other.model_fields_set for other in same):
-            each, turn = KEYFRAMES // len(same), [id(other) for other in same].index(id(placed))
-            placed = placed.model_copy(update={"frames": (turn * each + 1, (turn + 1) * each)})
-        shared.append(placed)
+def _one_after_another(regions: list[PlacedRegion], faults: list[str]) -> list[PlacedRegion]:
+    """Several motions of one entity at the same time follow each other, in the order in which they were given; where
+    some said when, that is a fault."""
+    shared: list[PlacedRegion] = []
+    for entity in dict.fromkeys(placed.entity for placed in regions):
+        same = [placed for placed in regions if placed.entity == entity]
+        frames = [k for placed in same for k in range(min(placed.frames), max(placed.frames) + 1)]
+        if entity == NONE or len(frames) == len(set(frames)):
+            shared += same
+            continue
+        if any("frames" in placed.model_fields_set for placed in same):
+            faults.append(f"{entity} has two regions in one keyframe; give each motion its own frames")
+        same = same[: KEYFRAMES // MIN_KEYFRAMES]
+        each = KEYFRAMES // len(same)
+        shared += [
+            placed.model_copy(update={"frames": (turn * each + 1, (turn + 1) * each)})
+            for turn, placed in enumerate(same)
+        ]
     return shared
 
 
-def _boxes(placed: PlacedRegion, at: str) -> dict[int, Box]:
+def _boxes(placed: PlacedRegion, at: str, faults: list[str]) -> dict[int, Box]:
     """A box for each keyframe of the region: from the first to the last in equal steps, as shares of the picture."""
-    first, last = placed.frames
-    if first > last:
-        raise Refused(f"{at}: frames: the first ({first}) comes after the last ({last})")
-    ends = placed.first_box, placed.last_box or placed.first_box
-    for left, top, right, bottom in ends:
-        if right - left < MIN_SIDE or bottom - top < MIN_SIDE:
-            raise Refused(f"{at}: the box {[left, top, right, bottom]} has a side of less than {MIN_SIDE} percent")
+    first, last = min(placed.frames), max(placed.frames)
+    if placed.frames[0] > placed.frames[1]:
+        faults.append(f"{at}: frames: the first ({last}) comes after the last ({first})")
+    given = [placed.first_box, placed.last_box or placed.first_box]
+    ends = [_ordered(box) for box in given]
+    if ends != given:
+        faults.append(f"{at}: a box is [left, top, right, bottom], left less than right and top less than bottom")
     boxes = {}
     for keyframe in range(first, last + 1):
         share = (keyframe - first) / (last - first) if last > first else 0.0
@@ -196,57 +232,16 @@ def _boxes(placed: PlacedRegion, at: str) -> dict[int, Box]:
     return boxes
 
 
-def _side_by_side(regions: list[Region]) -> list[Region]:
-    """Each entity in a lane of its own, from left to right as they stood; its boxes keep their heights, and their ways
-    are scaled to the lane."""
-
-    def middle(entity: str) -> float:
-        return min(
-            sum(box.left + box.right for box in r.boxes.values()) / len(r.boxes) for r in regions if r.entity == entity
-        )
-
-    lanes = sorted(dict.fromkeys(region.entity for region in regions), key=middle)
-    width, out = 1 / len(lanes), []
-    for region in regions:
-        start = lanes.index(region.entity) * width
-        boxes = {
-            k: Box(round(start + b.left * width, 2), b.top, round(min(start + b.right * width, 1), 2), b.bottom)
-            for k, b in region.boxes.items()
-        }
-        side = MIN_SIDE / 100
-        wide = {k: b if b.right - b.left >= side else _widened(b, side, start, width) for k, b in boxes.items()}
-        out.append(Region(entity=region.entity, motion=region.motion, caption=region.caption, boxes=wide))
-    return out
+def _ordered(box: PercentBox) -> PercentBox:
+    """The box with its edges in order, and not empty."""
+    (left, right), (top, bottom) = sorted((box[0], box[2])), sorted((box[1], box[3]))
+    return min(left, 99), min(top, 99), max(right, min(left, 99) + 1), max(bottom, min(top, 99) + 1)
 
 
-def _widened(box: Box, side: float, start: float, width: float) -> Box:
-    """The box at least `side` wide, within the lane that begins at `start`."""
-    left = round(max(start, min((box.left + box.right - side) / 2, start + width - side)), 2)
-    return Box(left, box.top, round(min(left + side, 1), 2), box.bottom)
-
-
-def _shared_place(regions: list[Region]) -> str:
-    """Who is in the very same place as another, or "". Raises Refused when somebody is twice in one keyframe."""
-    shared = ""
-    for n, one in enumerate(regions):
-        for other in regions[n + 1 :]:
-            for keyframe in one.boxes.keys() & other.boxes.keys():
-                if one.entity == other.entity and one.entity != NONE:
-                    raise Refused(
-                        f"{one.entity} has two regions in keyframe {keyframe}; give each motion its own frames"
-                    )
-                if _common_share(one.boxes[keyframe], other.boxes[keyframe]) > MAX_SAME:
-                    shared = shared or f"{one.entity} and {other.entity} are in the same place in keyframe {keyframe}"
-    return shared
-
-
-def _common_share(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes."""
-    width = min(a.right, b.right) - max(a.left, b.left)
-    height = min(a.bottom, b.bottom) - max(a.top, b.top)
-    common = max(width, 0) * max(height, 0)
-    areas = [(box.right - box.left) * (box.bottom - box.top) for box in (a, b)]
-    return common / (sum(areas) - common)
+def known_name(entity: str, characters: list[str]) -> str:
+    """The entity without its article; a given character's own name for "the old dragon"."""
+    plain = re.sub(r"^(a|an|the)\s+", "", " ".join(entity.split()), flags=re.IGNORECASE) or entity
+    return next((c for c in characters if names(plain, c)), NONE if plain.lower() == NONE else plain)
 
 
 def subject_phrase(entity: str, characters: list[str]) -> str:
@@ -254,12 +249,15 @@ def subject_phrase(entity: str, characters: list[str]) -> str:
     return f"[v{characters.index(entity) + 1}] {entity}" if entity in characters else entity
 
 
-def _with_subject(caption: str, entity: str, noun: str, at: str) -> str:
-    """The caption with the token phrase in the entity's place. Raises Refused when the entity is not in it."""
-    name = re.compile(rf"\b{re.escape(entity)}\b", re.IGNORECASE)
-    if entity != NONE and not name.search(caption):
-        raise Refused(f"{at}: the caption must name {entity!r}")
-    return caption if noun == entity or noun in caption else name.sub(noun, caption, count=1)
+def _spoken(placed: PlacedRegion, entity: str, motion: str, characters: list[str]) -> str:
+    """The answer's caption with the motion's own name, and the token phrase in a given character's place."""
+    caption = placed.caption or entity
+    if motion != NONE and not names(caption, motion) and names(caption, placed.motion):
+        caption = re.sub(rf"(?<!\w){re.escape(placed.motion)}(?!\w)", motion, caption, count=1, flags=re.IGNORECASE)
+    noun = subject_phrase(entity, characters)
+    if noun == entity or noun in caption:
+        return caption
+    return re.sub(rf"(?<!\w){re.escape(entity)}(?!\w)", noun, caption, count=1, flags=re.IGNORECASE)
 
 
 def stage_phrases(words: Words, stage: str) -> tuple[str, str]:

@@ -12,7 +12,8 @@ import jinja2
 from engine.chat import Message
 from engine.models import Bundle, Words
 from engine.plan import KEYFRAMES
-from engine.planner_answers import MAX_REGIONS, MIN_SIDE, StoryScene, entities_of, motions_of
+from engine.plan_rules import MIN_SIDE
+from engine.planner_answers import MAX_REGIONS, StoryScene, entities_of, motions_of
 
 SENTENCE_LETTERS = 400  # longer ones are cut, so that no single line fills the model's context
 SYSTEM = "You plan animated films."
@@ -47,7 +48,7 @@ def scene_messages(
         bundle, "scene", place=outline.place, motions=outline.motions or ["stands still"], narration=narration,
         before=before if PRONOUNS.search(narration) else "", characters=characters, words=bundle.words,
         entities=entities_of(bundle.words, characters),
-        keyframes=KEYFRAMES, max_regions=MAX_REGIONS, min_side=MIN_SIDE,
+        keyframes=KEYFRAMES, max_regions=MAX_REGIONS, min_side=round(100 * MIN_SIDE),
     )  # fmt: skip
 
 

@@ -23,8 +23,9 @@ from engine.miniature.grammar import make_story, scene_answer
 from engine.miniature.sayings import MOTIONS, PLACES, say_motion, say_place
 from engine.models import PlannerModel, load_bundle
 from engine.plan import KEYFRAMES, dump_plan, parse_plan
+from engine.plan_rules import MIN_SIDE
 from engine.planner import PlanningFailed, plan_story
-from engine.planner_answers import MIN_SIDE, SceneAnswer, StoryAnswer, check_sentences, make_scene
+from engine.planner_answers import SceneAnswer, StoryAnswer, check_sentences, make_scene
 from engine.planner_model import adapter_path, model_path
 from engine.planner_prompts import scene_schema, sentences_at_once, split_sentences, story_messages, story_schema
 from engine.story import Story
@@ -129,14 +130,14 @@ SAME_PLACE = {"regions": [*WALK["regions"], {**WALK["regions"][0], "entity": "pi
     ("answer", "reason"),
     [
         ('{"regions": [{"ent', "Invalid JSON"),
-        (region(**{"from": [4, 36, 20, 96]}), "side of less than 20"),
-        (region(to=[50, 36, 40, 96]), "side of less than 20"),
+        (region(**{"from": [4, 36, 20, 96]}), "sides should be 0.2 or more"),
+        (region(to=[50, 36, 40, 96]), "left less than right"),
         (region(to=[50, 36, 140, 96]), "less than or equal to 100"),
         (region(frames=[5, 2]), "comes after the last"),
         (region(entity="unicorn"), "no such entity"),
         (region(motion="thinks"), "no such motion"),
-        (TWICE, "two regions in keyframe 5"),
-        (SAME_PLACE, "in the same place"),
+        (TWICE, "two regions in one keyframe"),
+        (SAME_PLACE, "100% of the smaller box is in the other"),
         ({"regions": WALK["regions"] * 5}, "at most 4"),
     ],
 )
@@ -180,6 +181,20 @@ async def test_a_motion_that_the_story_names_must_be_done() -> None:
     planning, _ = await planned(Script([outline], {"fox": [WALK] * 3}), told=told)
     assert planning.plan.scenes[0].regions[0].motion == "walks right"
     assert "left as it is" in planning.answers[1]["repaired"]
+
+
+async def test_what_a_story_denies_may_be_missing() -> None:
+    told = story("The fox never dances. It walks right in the forest, not in the city.")
+    outline = {"scenes": [{"sentences": [1, 2], "place": "forest", "motions": ["walks right"]}]}
+    planning, _ = await planned(Script([outline], {"fox": [WALK]}), told=told)
+    assert len(planning.answers) == 2
+
+
+async def test_sentences_are_put_in_order_when_the_model_does_not() -> None:
+    scenes = [{"sentences": n, "place": "forest", "motions": []} for n in ([3, 1], [2], [1])]
+    planning, _ = await planned(Script([{"scenes": scenes}] * 3, {"fox": [WALK], "dragon": [SPIN]}))
+    assert [scene.narration for scene in planning.plan.scenes] == ["A fox set out through the forest.", TEXT[34:]]
+    assert "in order" in planning.answers[0]["repaired"]
 
 
 @pytest.mark.parametrize(
@@ -244,19 +259,53 @@ async def test_a_story_of_too_many_scenes_is_refused() -> None:
 
 async def test_any_text_model_writes_captions_and_gets_token_phrases() -> None:
     regions = [
-        {"entity": "dragon", "motion": "spins", "caption": "a dragon spins on the sand", "from": [30, 30, 70, 98]},
-        {"entity": "wave", "motion": "none", "caption": "a wave by the sand", "from": [0, 60, 30, 98]},
+        {
+            "entity": "The dragon",
+            "motion": "is spinning",
+            "caption": "a dragon is spinning on a beach",
+            "from": [30, 30, 70, 98],
+        },
+        {"entity": "wave", "motion": "none", "caption": "a wave by the beach", "from": [0, 60, 30, 98]},
     ]
     answer = {"reason": "One dragon.", "background": "a wide beach at noon", "regions": regions}
     outline = {"scenes": [{"sentences": [1, 2, 3], "place": "A wide beach, at noon!", "motions": ["spins"]}]}
-    unnamed = {**answer, "regions": [{**regions[0], "caption": "it spins on the sand"}]}
+    unnamed = {**answer, "regions": [{**regions[0], "caption": "it is spinning on the beach"}]}
     script = Script([outline], {"dragon": [unnamed, answer]})
     planning, _ = await planned(script, ANY_WORDS, story(TEXT, "dragon"))
     scene = planning.plan.scenes[0]
     assert scene.id == "scene-1-a-wide-beach-at"
     assert scene.background == "a wide beach at noon"
-    assert scene.regions[0].caption == "a [v1] dragon spins on the sand"
-    assert "the caption must name 'dragon'" in planning.answers[1]["refused"]
+    assert scene.regions[0].entity == "dragon"
+    assert scene.regions[0].motion == "spins"
+    assert scene.regions[0].caption == "a [v1] dragon spins on a beach"
+    assert "the caption does not name '[v1] dragon'" in planning.answers[1]["refused"]
+
+
+async def test_those_who_overlap_get_one_caption_from_a_model_that_reads_any_text() -> None:
+    box = [10, 20, 60, 98]
+    regions = [
+        {"entity": who, "motion": "hugs", "caption": f"a {who} hugs somebody on the beach", "from": box}
+        for who in ("cat", "dog")
+    ]
+    answer = {"reason": "Two.", "background": "a beach", "regions": regions}
+    outline = {"scenes": [{"sentences": [1], "place": "a beach", "motions": ["hugs"]}]}
+    planning, _ = await planned(Script([outline], {"cat": [answer] * 3}), ANY_WORDS, story("A cat and a dog hug."))
+    captions = {region.caption for region in planning.plan.scenes[0].regions}
+    assert captions == {"a cat hugs somebody on the beach and a dog hugs somebody on the beach"}
+    assert "merged" in planning.answers[1]["repaired"]
+
+
+async def test_a_character_keeps_its_name_in_all_scenes() -> None:
+    def answer(name: str) -> dict:
+        there = {"entity": name, "motion": "hops", "caption": f"a {name} hops on a beach", "from": [10, 20, 60, 98]}
+        return {"reason": "One.", "background": "a beach", "regions": [there]}
+
+    outline = {"scenes": [{"sentences": [n], "place": "a beach", "motions": ["hops"]} for n in (1, 2)]}
+    script = Script([outline], {"mouse": [answer("mouse")], "Mouse": [answer("little mouse")]})
+    planning, _ = await planned(script, ANY_WORDS, story("A mouse hopped. Mouse, the little one, hopped."))
+    first, second = planning.plan.scenes
+    assert second.regions == first.regions
+    assert "'little mouse' is called 'mouse'" in planning.answers[-1]["repaired"]
 
 
 async def test_a_long_story_is_divided_in_pieces() -> None:
@@ -328,7 +377,7 @@ def test_the_grammars_answers_are_plans_the_planner_accepts(seed: int, scenes: i
         assert [(r.entity, r.motion) for r in scene.regions] == [(a.name, a.motion) for a in small.acts]
         for keyframe in scene.keyframes():
             edges = sorted((box.left, box.right) for _, box in keyframe)
-            assert all(right - left >= MIN_SIDE / 100 for left, right in edges)
+            assert all(right - left >= MIN_SIDE for left, right in edges)
             assert all(a[1] <= b[0] for a, b in pairwise(edges))  # side by side
         for one in scene.regions:
             lefts = [box.left for box in one.boxes.values()]
