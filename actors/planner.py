@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 import ray
 
 from engine.errors import InputError
-from engine.models import load_bundle
+from engine.models import Bundle, PlannerModel, load_bundle
 from engine.plan import dump_plan
 from engine.planner import plan_story
+from engine.planner_model import planner_of
 from engine.story import Story
 
 if TYPE_CHECKING:
+    from actors.openai_chat import OpenAIChat
     from engine.chat import VllmChat
 
 
 class PlanTask(Protocol):
-    """What the planner reads of a job. `model` names the bundle."""
+    """What the planner reads of a job. `model` names the bundle, `planner` a language model instead of the bundle's."""
 
     @property
     def story(self) -> Story: ...
@@ -29,6 +31,8 @@ class PlanTask(Protocol):
     def seed(self) -> int: ...
     @property
     def model(self) -> str: ...
+    @property
+    def planner(self) -> PlannerModel | None: ...
 
 
 class Delivery(Protocol):
@@ -48,13 +52,13 @@ class Planner:
 
     def __init__(self) -> None:
         self.chat: VllmChat | None = None
-        self.holds = ""  # the bundle's name
+        self.holds: tuple[str, PlannerModel | None] = ("", None)  # the bundle's name, its language model
         self.loading = asyncio.Lock()
         self.planning = 0  # stories
 
     async def ready(self, model: str = "miniature") -> int:
         """The process id, once the bundle's language model is loaded."""
-        await self._resident(model)
+        await self._resident(load_bundle(model))
         return os.getpid()
 
     async def plan(self, job: PlanTask, delivery: Delivery) -> None:
@@ -62,7 +66,9 @@ class Planner:
         for a story that cannot be planned."""
         began = time.perf_counter()
         bundle = load_bundle(job.model)
-        chat = await self._resident(job.model)
+        if job.planner is not None:
+            bundle = bundle.model_copy(update={"planner": job.planner})
+        chat = await self._resident(bundle)
         loaded = time.perf_counter()
         self.planning += 1
         try:
@@ -71,7 +77,8 @@ class Planner:
             self.planning -= 1
         seconds = {"loading": loaded - began, "planning": time.perf_counter() - loaded}
         notes = {
-            "planner": chat.settings.model, "adapter": chat.settings.adapter, "seed": job.seed,
+            "planner": chat.settings.model, "url": chat.settings.url, "adapter": chat.settings.adapter,
+            "seed": job.seed,
             "attempts": len(planning.answers), "refused": sum(a["refused"] is not None for a in planning.answers),
             "seconds": {part: round(s, 2) for part, s in seconds.items()},
         }  # fmt: skip
@@ -84,20 +91,25 @@ class Planner:
         async with self.loading:
             if self.chat is not None:
                 self.chat.close()
-                self.chat, self.holds = None, ""
+                self.chat, self.holds = None, ("", None)
 
-    async def _resident(self, model: str) -> VllmChat:
+    async def _resident(self, bundle: Bundle) -> VllmChat | OpenAIChat:
         """The bundle's language model, loaded unless it is the one already here, alive."""
+        wanted = planner_of(bundle)
+        if wanted.url is not None:
+            from actors.openai_chat import OpenAIChat
+
+            return OpenAIChat(wanted)  # nothing is loaded
         async with self.loading:
-            if self.chat is None or self.holds != model or self.chat.broken:
+            if self.chat is None or self.holds != (bundle.name, wanted) or self.chat.broken:
                 if self.chat is not None:
                     if self.planning and not self.chat.broken:
                         raise InputError(
-                            f"--model {model}: the planner is busy with a story for {self.holds}; ask again"
+                            f"--model {bundle.name}: the planner is busy with a story for {self.holds[0]}; ask again"
                         )
                     self.chat.close()
                     self.chat = None
                 from engine.chat import VllmChat
 
-                self.chat, self.holds = VllmChat(load_bundle(model)), model
+                self.chat, self.holds = VllmChat(bundle), (bundle.name, wanted)
             return self.chat

@@ -13,12 +13,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.store import Store, content_key
-from engine.models import Bundle, PriorSettings
+from engine.models import Bundle, PlannerModel, PriorSettings
 from engine.plan import NONE, Character, Plan, Scene, parse_plan
 from engine.settings import FILM_REVISION, SCENE_REVISION, ExecutionPlan, RenderSettings
 from engine.story import Story
 
-PLAN_REVISION = 1
+PLAN_REVISION = 2
 CLIPS_REVISION = 1
 PRIOR_REVISION = 2
 PRIOR_SEED = 0  # one prior serves films of every seed
@@ -60,11 +60,12 @@ class Job(BaseModel):
 
 
 class PlanJob(Job):
-    """A story's plan, by the language model."""
+    """A story's plan, by the language model; `planner` when it is another than the bundle's."""
 
     kind: ClassVar[str] = "plan"
     story: Story
     seed: int
+    planner: PlannerModel | None = None
 
     @cached_property
     def key(self) -> str:
@@ -206,6 +207,7 @@ class FilmRequest(BaseModel):
     execution: ExecutionPlan
     model: str
     fingerprint: str
+    planner: PlannerModel | None = None
     planner_fingerprint: str = ""
     library_fingerprint: str = ""
     known_motions: tuple[str, ...] | None = None
@@ -223,13 +225,18 @@ class FilmRequest(BaseModel):
     @cached_property
     def key(self) -> str:
         """The request's own name, in the journal and for clients. Where things lie is no part of it."""
-        return content_key("request", FILM_REVISION, asked=self.model_dump(mode="json", exclude={"model", "library"}))
+        return content_key(
+            "request", FILM_REVISION, asked=self.model_dump(mode="json", exclude={"model", "library", "planner"})
+        )
 
     @cached_property
     def plan_job(self) -> PlanJob | None:
         if self.story is None:
             return None
-        return PlanJob(story=self.story, seed=self.seed, model=self.model, fingerprint=self.planner_fingerprint)
+        return PlanJob(
+            story=self.story, seed=self.seed, planner=self.planner, model=self.model,
+            fingerprint=self.planner_fingerprint,
+        )  # fmt: skip
 
     def stored_plan(self, store: Store) -> Plan | None:
         """The plan, given or made; None while it is not made yet."""
@@ -311,7 +318,7 @@ def request_of(bundle: Bundle, model: str, storage: Store, **values: Any) -> Fil
     library = f"{storage.url}/library/{bundle.name}"
     version = storage.read(f"library/{bundle.name}.version") or b""
     return FilmRequest(
-        model=model, fingerprint=bundle.fingerprint,
+        model=model, fingerprint=bundle.fingerprint, planner=bundle.planner,
         planner_fingerprint=bundle.planner_fingerprint, library_fingerprint=bundle.library_fingerprint,
         known_motions=bundle.words.motions if bundle.words else None, prior_settings=bundle.priors,
         library=library, library_version=version.decode(), **values,

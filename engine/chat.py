@@ -39,8 +39,11 @@ class ChatModel(Protocol):
     """Anything that answers a conversation with JSON of a given schema."""
 
     async def complete(
-        self, messages: list[Message], schema: dict[str, Any], seed: int, max_tokens: int, temperature: float = 0.0
-    ) -> str: ...
+        self, messages: list[Message], schema: dict[str, Any], seed: int, max_tokens: int, temperature: float = 0.0,
+        adapter: bool = True,
+    ) -> str:  # fmt: skip
+        """The answer's text. Without its `adapter` a model is as it was before it was tuned to plans."""
+        ...
 
 
 class VllmChat:
@@ -79,8 +82,9 @@ class VllmChat:
         self.tokenizer = self.engine.get_tokenizer()
 
     async def complete(
-        self, messages: list[Message], schema: dict[str, Any], seed: int, max_tokens: int, temperature: float = 0.0
-    ) -> str:
+        self, messages: list[Message], schema: dict[str, Any], seed: int, max_tokens: int, temperature: float = 0.0,
+        adapter: bool = True,
+    ) -> str:  # fmt: skip
         """The answer's text; cut off after `max_tokens`. Raises InputError for a question that fills the context."""
         prompt = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         tokens = self.tokenizer(prompt, add_special_tokens=False).input_ids
@@ -96,7 +100,8 @@ class VllmChat:
         )  # fmt: skip
         text = ""
         request = {"prompt_token_ids": tokens}
-        async for output in self.engine.generate(request, sampling, uuid.uuid4().hex, lora_request=self.lora):
+        lora = self.lora if adapter else None
+        async for output in self.engine.generate(request, sampling, uuid.uuid4().hex, lora_request=lora):
             text = output.outputs[0].text
         return text
 

@@ -37,12 +37,15 @@ class Words(BaseModel):
 
 class PlannerModel(BaseModel):
     """The language model that plans. `model` is a folder beside bundle.yaml, a name on the hub, or `package:NAME`, a
-    GGUF file inside an installed Python package; `adapter` a LoRA beside bundle.yaml in peft's format."""
+    GGUF file inside an installed Python package; `adapter` a LoRA beside bundle.yaml in peft's format. With a `url` it
+    is the model of that name at an OpenAI-compatible endpoint, whose key is in the variable `key_variable`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str
     adapter: str | None = None
+    url: str | None = None
+    key_variable: str = "OPENAI_API_KEY"
     max_model_len: Annotated[int, Field(ge=512)] = 2048
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
 

@@ -1,5 +1,6 @@
 """Story -> plan, in two levels over any chat model (paper, section 3.1).
 
+0. A topic alone is first made a story.
 1. Story: its sentences, numbered, are divided into scenes, each with a place and motions. The narration of a scene is
    put together from its sentences here, so that no word of the story is changed.
 2. Scene, all of them at once: who is where, doing what, in a box at the first and at the last keyframe.
@@ -27,6 +28,8 @@ from engine.planner_answers import (
     SceneAnswer,
     StoryAnswer,
     StoryScene,
+    TopicAnswer,
+    check_invented,
     check_motions,
     check_places,
     check_sentences,
@@ -34,17 +37,22 @@ from engine.planner_answers import (
     parse_answer,
 )  # fmt: skip
 from engine.planner_prompts import (
+    check_cast,
     scene_messages,
     scene_schema,
     sentences_at_once,
     split_sentences,
     story_messages,
     story_schema,
+    topic_messages,
+    topic_schema,
 )  # fmt: skip
 from engine.story import Story
 
 ATTEMPTS = 3
 SCENE_TOKENS = 700  # of an answer
+TOPIC_TOKENS = 400
+LEVELS = ("topic", "story", "scene")
 
 Report = Callable[[int, int], None]
 Answer = TypeVar("Answer")
@@ -80,11 +88,17 @@ class _Planner:
     answers: list[dict[str, Any]] = field(default_factory=list)
     done: int = 0
 
+    def __post_init__(self) -> None:
+        self.text = self.story.text
+
     async def plan(self) -> Planning:
         self.report(0, 0)
-        sentences = split_sentences(self.story.text)
+        if self.story.topic:
+            self.text = await self._invent()
+        sentences = split_sentences(self.text)
         if not sentences:
             raise InputError("story: text: it is empty; write what happens, a sentence or more for each scene")
+        check_cast(self.text, list(self.story.characters), self.bundle)
         outline: list[tuple[str, StoryScene]] = []  # narration, scene
         size = sentences_at_once(self.bundle)
         for start in range(0, len(sentences), size):
@@ -106,7 +120,7 @@ class _Planner:
         finally:
             for task in tasks:  # when one has failed, the others' answers are of no use
                 task.cancel()
-        self.answers.sort(key=lambda a: (a["level"] != "story", a["number"], a["attempt"]))
+        self.answers.sort(key=lambda a: (LEVELS.index(a["level"]), a["number"], a["attempt"]))
         if self.bundle.words is None:
             scenes, renamed = consistent_names(scenes)
             if renamed:
@@ -114,6 +128,19 @@ class _Planner:
                 note = {"level": "film", "scene": "all scenes", "number": 0, "attempt": 1, "prompt": [], "answer": ""}
                 self.answers.append({**note, "refused": None, "repaired": f"characters keep their names: {how}"})
         return Planning(Plan(title=self.story.title, scenes=tuple(scenes)), self.answers)
+
+    async def _invent(self) -> str:
+        """A story on the topic, by the model as it is without an adapter."""
+        characters = list(self.story.characters)
+        messages = topic_messages(self.bundle, self.story.topic, characters)
+
+        def accept(text: str) -> list[str]:
+            sentences = parse_answer(TopicAnswer, text).sentences
+            check_invented(sentences)
+            return sentences
+
+        schema = topic_schema(self.bundle.words, characters)
+        return " ".join(await self._ask("topic", "the topic", 0, messages, schema, TOPIC_TOKENS, accept))
 
     async def _divide(self, sentences: list[str], first: int, place: str) -> list[StoryScene]:
         messages = story_messages(self.bundle, sentences, list(self.story.characters), place)
@@ -131,7 +158,7 @@ class _Planner:
     async def _place(self, name: str, outline: StoryScene, narration: str, before: str, total: int) -> Scene:
         characters = list(self.story.characters)
         messages = scene_messages(self.bundle, outline, narration, before, characters)
-        schema = scene_schema(self.bundle.words, characters, narration, before)
+        schema = scene_schema(self.bundle.words, characters, narration, before, self.text)
 
         def accept(text: str) -> Scene:
             answer = parse_answer(SceneAnswer, text)
@@ -146,7 +173,7 @@ class _Planner:
         return scene
 
     async def _ask(
-        self, level: Literal["story", "scene"], what: str, number: int, messages: list[Message], schema: dict,
+        self, level: Literal["topic", "story", "scene"], what: str, number: int, messages: list[Message], schema: dict,
         max_tokens: int, accept: Callable[[str], Answer],
     ) -> Answer:  # fmt: skip
         """Asks until `accept` takes the answer, telling each time what was wrong. When no answer is taken, the first
@@ -156,7 +183,8 @@ class _Planner:
         for attempt in range(1, ATTEMPTS + 1):
             text = await self.chat.complete(
                 asked, schema, self.seed + attempt - 1, max_tokens,
-                temperature=0.0 if attempt == 1 else 0.6,  # the same question again would get the same answer
+                # the same question again would get the same answer, and a topic has more than one story
+                temperature=0.0 if attempt == 1 and level != "topic" else 0.6, adapter=level != "topic",
             )  # fmt: skip
             note: dict[str, Any] = {"level": level, "scene": what, "number": number, "attempt": attempt}
             note |= {"prompt": asked, "answer": text, "refused": None}

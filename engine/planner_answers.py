@@ -50,6 +50,14 @@ class StoryAnswer(BaseModel):
     scenes: Annotated[list[StoryScene], Field(min_length=1)]
 
 
+class TopicAnswer(BaseModel):
+    """A story on a topic."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sentences: Annotated[list[Annotated[str, Field(min_length=1, max_length=400)]], Field(min_length=1, max_length=12)]
+
+
 Percent = Annotated[int, Field(ge=0, le=100)]
 PercentBox = tuple[Percent, Percent, Percent, Percent]
 Keyframe = Annotated[int, Field(ge=1, le=KEYFRAMES)]
@@ -86,6 +94,13 @@ def parse_answer(kind: type[Any], text: str) -> Any:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise Refused(f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+
+def check_invented(sentences: list[str]) -> None:
+    """Raises Repairable when a sentence of an invented story comes twice."""
+    once = list(dict.fromkeys(sentences))
+    if len(once) < len(sentences):
+        raise Repairable("a sentence comes twice; something new must happen in each", once, "told once")
 
 
 def check_sentences(scenes: list[StoryScene], sentences: list[str]) -> None:

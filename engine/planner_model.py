@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -20,6 +21,22 @@ def planner_of(bundle: Bundle) -> PlannerModel:
     if bundle.planner is None:
         raise InputError(f"model {bundle.name}: its bundle.yaml names no planner; give a plan instead of a story")
     return bundle.planner
+
+
+def planner_at(bundle: Bundle, url: str | None, model: str | None) -> Bundle:
+    """The bundle with the planner model of that name at an OpenAI-compatible endpoint; as it is without a URL. The key
+    is read from OPENAI_API_KEY by whoever asks. Raises InputError."""
+    if url is None:
+        if model is not None:
+            raise InputError(f"--planner-model {model}: say where it is with --planner-url")
+        return bundle
+    if not re.match(r"https?://[^/\s@]+(/\S*)?$", url):
+        raise InputError(
+            f"--planner-url {url.split('@')[-1]}: must look like http://127.0.0.1:8000/v1, with no key in it"
+        )
+    if not model:
+        raise InputError(f"--planner-url {url}: name the model there with --planner-model")
+    return bundle.model_copy(update={"planner": PlannerModel(model=model, url=url, max_model_len=8192)})
 
 
 def model_path(bundle: Bundle) -> str:

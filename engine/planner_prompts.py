@@ -10,13 +10,15 @@ from typing import Any
 import jinja2
 
 from engine.chat import Message
+from engine.errors import InputError
 from engine.models import Bundle, Words
 from engine.plan import KEYFRAMES
 from engine.plan_rules import MIN_SIDE
-from engine.planner_answers import MAX_REGIONS, StoryScene, entities_of, motions_of
+from engine.planner_answers import MAX_REGIONS, StoryScene, entities_of, motions_of, stage_phrases
 
 SENTENCE_LETTERS = 400  # longer ones are cut, so that no single line fills the model's context
 SYSTEM = "You plan animated films."
+TOPIC_SENTENCES = (4, 6)  # of a story on a topic, at least and at most
 PRONOUNS = re.compile(r"\b(it|its|he|she|his|her|him|they|them|both|two)\b", re.IGNORECASE)
 
 
@@ -30,9 +32,31 @@ def _templates() -> jinja2.Environment:
 
 def _messages(bundle: Bundle, level: str, **values: Any) -> list[Message]:
     """A model that was tuned to the task is asked briefly; any other is told the rules and shown an example."""
-    tuned = bundle.planner is not None and bundle.planner.adapter is not None
+    tuned = bundle.planner is not None and bundle.planner.adapter is not None and level != "topic"
     text = _templates().get_template(f"{level}-tuned.txt" if tuned else f"{level}.txt").render(**values)
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text.strip()}]
+
+
+def topic_messages(bundle: Bundle, topic: str, characters: list[str]) -> list[Message]:
+    """The question for a story on a topic."""
+    words = bundle.words
+    return _messages(
+        bundle, "topic", topic=topic, characters=characters, words=words, least=TOPIC_SENTENCES[0],
+        most=TOPIC_SENTENCES[1], entities=entities_of(words, characters),
+        places=[stage_phrases(words, stage)[0] for stage in words.stages] if words else None,
+    )  # fmt: skip
+
+
+def topic_schema(words: Words | None, characters: list[str]) -> dict[str, Any]:
+    """JSON schema of a story on a topic. With a closed vocabulary a sentence is one of its entities, motions and
+    places, so that what is invented can be drawn."""
+    sentence: dict[str, Any] = {"type": "string", "minLength": 8, "maxLength": 200}
+    if words:
+        places = [stage_phrases(words, stage)[0] for stage in words.stages]
+        parts = [entities_of(words, characters) or [], motions_of(words) or [], places]
+        choices = ["|".join(re.escape(word).replace("\\ ", " ") for word in part) for part in parts]
+        sentence = {"type": "string", "pattern": "^The ({}) ({}) ({})\\.$".format(*choices)}
+    return _object({"sentences": _list(sentence, *TOPIC_SENTENCES)})
 
 
 def story_messages(bundle: Bundle, sentences: list[str], characters: list[str], place: str = "") -> list[Message]:
@@ -75,19 +99,33 @@ def story_schema(words: Words | None, sentences: int) -> dict[str, Any]:
     return _object({"scenes": _list(_object(scene), 1, sentences)})
 
 
-def told_entities(words: Words, characters: list[str], narration: str, before: str) -> list[str]:
-    """Who may be in the scene, since nothing beyond the narration is to be shown: those it names, and with "it" or
-    "they" those named before; anybody when it names nobody (a bunny may be the rabbit)."""
-    told = f"{narration} {before}" if PRONOUNS.search(narration) else narration
+def told_entities(words: Words, characters: list[str], *texts: str) -> list[str]:
+    """Those whom the first of the texts that names somebody names."""
     known = entities_of(words, characters) or []
-    return [name for name in known if re.search(rf"\b{re.escape(name)}(s|es)?\b", told, re.IGNORECASE)] or known
+    found = ([n for n in known if re.search(rf"\b{re.escape(n)}(s|es)?\b", t, re.IGNORECASE)] for t in texts)
+    return next(filter(None, found), [])
 
 
-def scene_schema(words: Words | None, characters: list[str], narration: str = "", before: str = "") -> dict[str, Any]:
-    """JSON schema of a level-2 answer."""
+def check_cast(text: str, characters: list[str], bundle: Bundle, source: str = "story") -> None:
+    """Raises InputError for a story that names nobody whom a model of few words can draw."""
+    if bundle.words and not told_entities(bundle.words, characters, text):
+        cast = ", ".join(entities_of(bundle.words, characters) or ())
+        raise InputError(
+            f"{source}: the story names nobody whom {bundle.name} can draw; tell it in English, of {cast}, or "
+            "of somebody whose picture you give in the story's head (characters: name: picture.png)"
+        )
+
+
+def scene_schema(
+    words: Words | None, characters: list[str], narration: str = "", before: str = "", story: str = ""
+) -> dict[str, Any]:
+    """JSON schema of a level-2 answer. Nothing beyond the narration is to be shown: those it names, and with "it" or
+    "they" those named before; when it names nobody, anybody whom the story names (a bird may be its owl)."""
+    told = f"{narration} {before}" if PRONOUNS.search(narration) else narration
+    entities = told_entities(words, characters, told, story) or entities_of(words, characters) if words else None
     box = _list({"type": "integer", "minimum": 0, "maximum": 100}, 4, 4)
     region = {
-        "entity": _text(told_entities(words, characters, narration, before) if words else None, 60),
+        "entity": _text(entities, 60),
         "motion": _text(motions_of(words), 60),
         **({} if words else {"caption": _text(None)}),
         "frames": _list({"type": "integer", "minimum": 1, "maximum": KEYFRAMES}, 2, 2),

@@ -6,6 +6,8 @@ characters:
   dragon: the-dragon.png        # who the model does not know: one to five pictures, found beside the story
 ---
 Early in the morning a fox set out through the forest. ...
+
+With `topic: a wizard's day` in the head and nothing below it, the planner invents the story.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ from typing import Annotated
 
 import yaml
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from engine.errors import InputError
 
 MAX_STORY = 20_000  # letters
+MAX_TOPIC = 200
 MAX_IMAGES = 5
 MAX_IMAGE_BYTES = 10_000_000
 
@@ -31,12 +34,14 @@ Name = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[a-z][
 
 
 class Story(BaseModel):
-    """A story and its given characters, each with the sha256 of its reference images; the images travel beside it."""
+    """A story, or a topic to invent one, and its given characters, each with the sha256 of its reference images, which
+    travel beside it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)] = ""
-    text: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_STORY)]
+    text: Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_STORY)] = ""
+    topic: Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_TOPIC)] = ""
     characters: dict[Name, Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_IMAGES)]] = {}
 
     @field_validator("characters", mode="before")
@@ -45,6 +50,12 @@ class Story(BaseModel):
         if isinstance(value, Mapping):
             return {name: (images,) if isinstance(images, str) else images for name, images in value.items()}
         return value
+
+    @model_validator(mode="after")
+    def _text_or_topic(self) -> Story:
+        if bool(self.text) == bool(self.topic):
+            raise ValueError("give the story's text, or a topic to invent one, one of both")
+        return self
 
 
 Images = dict[str, bytes]  # by sha256
@@ -58,25 +69,30 @@ def load_story(file: str | Path) -> tuple[Story, Images]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the story {file}: {getattr(error, 'strerror', None) or error}") from None
     head: object = {}
-    if match := re.match(r"---\s*\n(.*?\n)---\s*\n(.*)", text, re.DOTALL):
+    if match := re.match(r"---\s*\n(.*?\n)---[ \t]*(?:\r?\n(.*))?\Z", text, re.DOTALL):
         try:
-            head, text = yaml.safe_load(match[1]) or {}, match[2]
+            head, text = yaml.safe_load(match[1]) or {}, match[2] or ""
         except yaml.YAMLError as error:
             why = getattr(error, "problem", None) or "it cannot be read"
             raise InputError(f"{file}: the head between the two --- lines is not valid YAML: {why}") from None
-    if not isinstance(head, dict) or not set(head) <= {"title", "characters"}:
-        raise InputError(f"{file}: the head holds `title` and `characters` (name: picture file), nothing else")
+    if not isinstance(head, dict) or not set(head) <= {"title", "topic", "characters"}:
+        raise InputError(f"{file}: the head holds `title`, `topic` and `characters` (name: picture file), nothing else")
     named = head.get("characters") or {}
     if not isinstance(named, dict):
         raise InputError(f"{file}: characters: write one `name: picture.png` a line")
     files = {str(name): [paths] if isinstance(paths, str) else list(paths or ()) for name, paths in named.items()}
     pictures = {name: [_picture(file, name, file.parent / str(p)) for p in paths] for name, paths in files.items()}
-    return make_story(str(file), head.get("title") or file.stem.replace("-", " "), text, pictures)
+    title, topic = head.get("title") or file.stem.replace("-", " "), str(head.get("topic") or "")
+    return make_story(str(file), title, text, pictures, topic)
 
 
-def make_story(source: str, title: str, text: str, pictures: Mapping[str, list[bytes]]) -> tuple[Story, Images]:
+def make_story(
+    source: str, title: str, text: str, pictures: Mapping[str, list[bytes]], topic: str = ""
+) -> tuple[Story, Images]:
     """A story from its parts, checked; `source` stands in error messages. Raises InputError."""
-    if not text.strip():
+    if topic.strip() and text.strip():
+        raise InputError(f"{source}: it has a topic and a text; leave one of both away")
+    if not text.strip() and not topic.strip():
         raise InputError(f"{source}: the story is empty; write what happens, a sentence or more for each scene")
     if len(text.strip()) > MAX_STORY:
         raise InputError(f"{source}: the story has {len(text.strip()):,} letters, at most {MAX_STORY:,} are read")
@@ -89,7 +105,7 @@ def make_story(source: str, title: str, text: str, pictures: Mapping[str, list[b
         characters[name.strip().lower()] = tuple(keys)
         images |= dict(zip(keys, found, strict=True))
     try:
-        return Story(title=title, text=text, characters=characters), images
+        return Story(title=title, text=text, topic=topic, characters=characters), images
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -29,6 +29,11 @@ Model = Annotated[str, typer.Option(help="a built-in model, or a folder with a b
 Storage = Annotated[str, typer.Option(help="where results are kept: a folder, or s3://..., gs://...")]
 Workers = Annotated[int | None, typer.Option(help="scenes rendered at once; default: one per GPU, or per core")]
 Seed = Annotated[int, typer.Option(help="same seed, same film")]
+PlannerUrl = Annotated[
+    str | None,
+    typer.Option(help="an OpenAI-compatible endpoint that plans, e.g. http://host:8000/v1; its key: OPENAI_API_KEY"),
+]
+PlannerName = Annotated[str | None, typer.Option("--planner-model", help="the model's name at --planner-url")]
 Address = Annotated[str | None, typer.Option(help="a Ray cluster to use, e.g. auto or ray://host:10001")]
 
 
@@ -51,6 +56,8 @@ def render(
     cache: Annotated[
         float | None, typer.Option(help="reuse steps that change less than this, such as 0.3: faster, not exact")
     ] = None,
+    planner_url: PlannerUrl = None,
+    planner_model: PlannerName = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="only say what would be done and what it should cost; write resolved.yaml")
     ] = False,
@@ -61,7 +68,7 @@ def render(
     """
     options = Options(
         model, storage, workers, seed, address, out, steps, guidance, guidance_parallel, ulysses_parallel, priors,
-        cache,
+        cache, planner_url, planner_model,
     )  # fmt: skip
     order = order_films(files, options)
     if dry_run:
@@ -105,7 +112,10 @@ def _make(order: Order) -> list[str]:
 
 @app.command()
 def plan(
-    files: Annotated[list[Path], typer.Argument(help="a story, plain text; with --check or --diff plans")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="a story, plain text; with --check or --diff plans")
+    ] = None,
+    topic: Annotated[str | None, typer.Option(help="instead of a story: what one should be invented about")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="where the plan goes; default: standard output")
     ] = None,
@@ -117,25 +127,34 @@ def plan(
         bool, typer.Option("--check", help="say where plans (.yaml, or the authors' .txt, .jsonl) break the rules")
     ] = False,
     diff: Annotated[bool, typer.Option("--diff", help="say what changed from the first plan to the second")] = False,
+    planner_url: PlannerUrl = None,
+    planner_model: PlannerName = None,
 ) -> None:
-    """Plans a story without rendering it: scenes, characters, motions and boxes, to be read and changed."""
-    from serving.plan import check_files, diff_files, plan_file
+    """Plans a story or a topic without rendering it: scenes, characters, motions and boxes, to be read and changed."""
+    from engine.models import load_bundle
+    from engine.planner_model import planner_at
+    from engine.story import load_story, make_story
+    from serving.plan import check_files, diff_files, plan_story_now
 
+    files = files or []
     if check and diff:
         raise InputError("--check and --diff: ask for one of both")
     if check:
         raise typer.Exit(EXIT_FAILED if check_files(files, console) else 0)
-    if len(files) != (2 if diff else 1):
-        what = "--diff compares two plans" if diff else "one story is planned at a time"
+    if len(files) != (2 if diff else 0 if topic else 1):
+        what = "--diff compares two plans" if diff else "one story is planned at a time, or one --topic"
         raise InputError(f"{what}, but {len(files)} files are named")
     if diff:
         changes = diff_files(*files)
         print("\n".join(changes) if changes else "no difference")
         return
-    story = files[0]
     if out is not None and out.is_dir():
         raise InputError(f"--out {out}: this is a folder; name the plan's file, such as {out / 'plan.yaml'}")
-    text = plan_file(story, model, storage, seed, address, out.parent if out else None, console)
+    asked = load_story(files[0]) if files else make_story("--topic", topic or "", "", {}, topic or "")
+    source = str(files[0]) if files else "--topic"
+    bundle = planner_at(load_bundle(model), planner_url, planner_model)
+    folder = out.parent if out else None
+    text = plan_story_now(*asked, source, bundle, model, storage, seed, address, folder, console)
     if out is None:
         print(text, end="")
     else:

@@ -11,10 +11,10 @@ from rich.console import Console
 
 from cluster.films import keep_image, request_of
 from engine.errors import InputError
-from engine.models import load_bundle
+from engine.models import Bundle
 from engine.plan import Plan, dump_plan, load_plan
 from engine.plan_rules import check_rules, diff_plans
-from engine.story import load_story
+from engine.story import Images, Story
 from engine.textform import parse_text
 from serving.export import with_images
 from serving.render import PLAN_FILES, check_story, execution_plan, make_folder, open_store, render_settings
@@ -62,19 +62,18 @@ def diff_files(old: Path, new: Path) -> list[str]:
     return diff_plans(plans[0][0], plans[1][0])
 
 
-def plan_file(
-    story: Path, model: str, storage: str, seed: int, address: str | None, folder: Path | None, console: Console
-) -> str:
-    """A story file's plan. Its reference images are written to `folder`, where the plan will be; with None it names
-    them by sha256, for reading only.
+def plan_story_now(
+    told: Story, images: Images, source: str, bundle: Bundle, model: str, storage: str, seed: int,
+    address: str | None, folder: Path | None, console: Console,
+) -> str:  # fmt: skip
+    """A story's plan. Its reference images are written to `folder`, where the plan will be; with None it names them by
+    sha256, for reading only.
 
     Raises InputError for what cannot be planned, and before any work when `folder` cannot be written.
     """
-    bundle = load_bundle(model)
     if seed < 0:
         raise InputError(f"--seed {seed}: must be 0 or more")
-    told, images = load_story(story)
-    check_story(told, bundle, str(story))
+    check_story(told, bundle, source)
     store = open_store(storage)
     if folder is not None:
         make_folder(folder)

@@ -17,6 +17,8 @@ from cluster.store import Store
 from engine.errors import InputError
 from engine.models import Bundle, load_bundle
 from engine.plan import Plan, load_plan
+from engine.planner_model import planner_at
+from engine.planner_prompts import check_cast
 from engine.settings import ExecutionPlan, RenderSettings, check_cache, check_degrees
 from engine.story import Images, Story, check_image, load_story
 
@@ -40,6 +42,8 @@ class Options:
     ulysses_degree: int = 1
     priors: bool = True
     cache: float | None = None
+    planner_url: str | None = None
+    planner_model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Order:
 
 def order_films(files: Sequence[Path], options: Options) -> Order:
     """Checks everything a user can get wrong before any work is done; raises InputError."""
-    bundle = load_bundle(options.model)
+    bundle = planner_at(load_bundle(options.model), options.planner_url, options.planner_model)
     check_workers(options.workers)
     if options.seed < 0:
         raise InputError(f"--seed {options.seed}: must be 0 or more")
@@ -129,6 +133,8 @@ def check_story(story: Story, bundle: Bundle, source: str) -> None:
     for name in story.characters:
         if bundle.words and name in bundle.words.characters:
             raise InputError(f"{source}: characters.{name}: {bundle.name} knows {name} by itself; leave the image out")
+    if not story.topic:
+        check_cast(story.text, list(story.characters), bundle, source)
 
 
 def check_workers(workers: int | None) -> None:

@@ -47,6 +47,7 @@ class Task:
     story: Story
     seed: int = 0
     model: str = "miniature"
+    planner: None = None
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,8 @@ def test_what_is_put_right_breaks_no_rule(scene: Scene, merge: bool) -> None:
         ("falling, falls, fell", "falls"), ("exploring, explores, explored", "explores"),
         ("sneaking, sneaks", "sneaks"), ("breathing, breathes", "breathes"), ("opening, opens, opened", "opens"),
         ("parading, parades", "parades"), ("eating, ate, eats", "eats"), ("none, None", "none"),
-        ("plays, playing", "plays"), ("using, uses", "uses"), ("pulling, pulled, pulls", "pulls"), ("crawling, crawls", "crawls"), ("waltzing, waltzes", "waltzes"),
+        ("plays, playing", "plays"), ("using, uses", "uses"), ("pulling, pulled, pulls", "pulls"),
+        ("crawling, crawls", "crawls"), ("waltzing, waltzes", "waltzes"),
         ("brewing a potion, brews a potion", "brews a potion"), ("walking, walks", "walks"),
     ],
 )  # fmt: skip

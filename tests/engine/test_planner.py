@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -27,7 +28,14 @@ from engine.plan_rules import MIN_SIDE
 from engine.planner import PlanningFailed, plan_story
 from engine.planner_answers import SceneAnswer, StoryAnswer, check_sentences, make_scene
 from engine.planner_model import adapter_path, model_path
-from engine.planner_prompts import scene_schema, sentences_at_once, split_sentences, story_messages, story_schema
+from engine.planner_prompts import (
+    scene_schema,
+    sentences_at_once,
+    split_sentences,
+    story_messages,
+    story_schema,
+    topic_schema,
+)
 from engine.story import Story
 
 ROOT = Path(__file__).parent.parent.parent
@@ -54,11 +62,14 @@ class Script:
     def __init__(self, story: list, scenes: dict[str, list]) -> None:
         self.story, self.scenes = list(story), {word: list(answers) for word, answers in scenes.items()}
         self.asked: list[tuple[list[dict[str, str]], dict, int, float]] = []
+        self.without_adapter = 0
 
-    async def complete(self, messages, schema, seed, max_tokens, temperature=0.0) -> str:
+    async def complete(self, messages, schema, seed, max_tokens, temperature=0.0, adapter=True) -> str:
         self.asked.append((messages, schema, seed, temperature))
+        self.without_adapter += not adapter
         last = messages[1]["content"].splitlines()[-1]
-        queue = self.story if "scenes" in schema["properties"] else next(a for w, a in self.scenes.items() if w in last)
+        scene = "regions" in schema["properties"]
+        queue = next(a for w, a in self.scenes.items() if w in last) if scene else self.story
         answer = queue.pop(0)
         return answer if isinstance(answer, str) else json.dumps(answer)
 
@@ -108,13 +119,14 @@ async def test_two_motions_of_one_follow_each_other() -> None:
 
 
 def test_only_those_who_are_told_of_may_be_shown() -> None:
-    def may(narration: str, before: str = "") -> list[str]:
-        schema = scene_schema(MINIATURE.words, ["dragon"], narration, before)
+    def may(narration: str, before: str = "", told: str = "") -> list[str]:
+        schema = scene_schema(MINIATURE.words, ["dragon"], narration, before, told)
         return schema["properties"]["regions"]["items"]["properties"]["entity"]["enum"]
 
     assert may("The Robot and three foxes saw a dragon.", "A pig slept.") == ["fox", "robot", "dragon"]
     assert may("A fish swam to the catfish.", "A pig slept.") == ["fish"]
     assert may("It danced.", "A pig slept.") == ["pig"]
+    assert may("The bird danced.", "A pig slept.", "An owl saw a dragon. A pig slept.") == ["pig", "owl", "dragon"]
     assert may("A bunny danced.", "A pig slept.") == [*words.BASE_CHARACTERS, "dragon"]
 
 
@@ -232,7 +244,7 @@ async def test_when_one_scene_fails_the_others_are_given_up() -> None:
     class Waits(Script):
         cancelled = False
 
-        async def complete(self, messages, schema, seed, max_tokens, temperature=0.0) -> str:
+        async def complete(self, messages, schema, seed, max_tokens, temperature=0.0, adapter=True) -> str:
             if "dragon" in messages[1]["content"].splitlines()[-1] and "regions" in schema["properties"]:
                 try:
                     await asyncio.sleep(60)
@@ -308,6 +320,44 @@ async def test_a_character_keeps_its_name_in_all_scenes() -> None:
     assert "'little mouse' is called 'mouse'" in planning.answers[-1]["repaired"]
 
 
+async def test_a_topic_becomes_a_story_first() -> None:
+    told = Story(topic="a fox's day")
+    invented = {"sentences": ["The fox dances in the forest.", "The fox dances in the forest."]}
+    better = {"sentences": ["The fox walks right in the forest.", "The dragon spins around on the beach."]}
+    outline = {"scenes": [{"sentences": [n], "place": p, "motions": []} for n, p in ((1, "forest"), (2, "beach"))]}
+    script = Script([invented, better, outline], {"fox": [WALK], "dragon": [SPIN]})
+    told = told.model_copy(update={"characters": {"dragon": ("0" * 64,)}})
+    planning, _ = await planned(script, told=told)
+    assert [scene.narration for scene in planning.plan.scenes] == better["sentences"]
+    assert "a sentence comes twice" in planning.answers[0]["refused"]
+    assert [a["level"] for a in planning.answers] == ["topic", "topic", "story", "scene", "scene"]
+    assert script.asked[0][0][1]["content"].endswith("Topic: a fox's day")
+    assert script.without_adapter == 2
+
+    dance = {"regions": [{"entity": "fox", "motion": "dances", "from": [30, 30, 70, 98]}]}
+    script = Script([invented] * 3 + [{"scenes": outline["scenes"][:1]}], {"fox": [dance]})
+    planning, _ = await planned(script, told=told)
+    assert [scene.narration for scene in planning.plan.scenes] == ["The fox dances in the forest."]
+    assert planning.answers[0]["repaired"].endswith("told once")
+
+
+def test_what_is_invented_for_a_model_of_few_words_can_be_drawn() -> None:
+    pattern = topic_schema(MINIATURE.words, ["old dragon"])["properties"]["sentences"]["items"]["pattern"]
+    assert re.match(pattern, "The old dragon jumps up and down under the sea.")
+    assert not re.match(pattern, "The unicorn jumps up and down under the sea.")
+    assert "pattern" not in topic_schema(None, [])["properties"]["sentences"]["items"]
+
+
+@pytest.mark.parametrize(
+    "text", ["Bonjour", "Ein Hund läuft durch den Wald.", "A dragon sleeps.", "森の中で踊る。", "7"]
+)
+async def test_a_story_of_nobody_who_can_be_drawn_is_refused_before_any_question(text: str) -> None:
+    script = Script([], {})
+    with pytest.raises(InputError, match=r"names nobody whom miniature can draw; tell it in English, of fox, robot"):
+        await planned(script, told=story(text))
+    assert script.asked == []
+
+
 async def test_a_long_story_is_divided_in_pieces() -> None:
     size = sentences_at_once(MINIATURE)
     sentences = [f"The fox walked {n} steps through the forest." for n in range(size + 4)]
@@ -337,7 +387,9 @@ def test_schemas_are_what_the_grammar_compiler_takes() -> None:
     import xgrammar
 
     for vocabulary in (MINIATURE.words, None):
-        for schema in (story_schema(vocabulary, 8), scene_schema(vocabulary, ["dragon"])):
+        for schema in (
+            story_schema(vocabulary, 8), scene_schema(vocabulary, ["dragon"]), topic_schema(vocabulary, ["dragon"]),
+        ):  # fmt: skip
             assert xgrammar.Grammar.from_json_schema(json.dumps(schema), any_whitespace=False)
 
 

@@ -39,7 +39,7 @@ def test_characters_come_with_their_pictures(tmp_path) -> None:
         ("", "the story is empty"),
         ("---\ntitle: x\n---\n  \n", "the story is empty"),
         ("a" * (MAX_STORY + 1), "20,001 letters, at most 20,000"),
-        ("---\nmood: sad\n---\nA fox.", "the head holds `title` and `characters`"),
+        ("---\nmood: sad\n---\nA fox.", "the head holds `title`, `topic` and `characters`"),
         ("---\ncharacters:\n  ghost: no.png\n---\nA fox.", "characters.ghost: cannot read the picture"),
         ("---\ncharacters:\n  ghost: s.txt\n---\nA fox.", "characters.ghost: this is no picture"),
         ("---\ncharacters: [ghost\n---\nA fox.", "not valid YAML"),
