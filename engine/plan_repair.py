@@ -81,7 +81,8 @@ def _lengthened(regions: list[Region]) -> list[Region]:
     """Motions of one keyframe get a neighbouring one as well: a free one, or one of a longer motion of the entity."""
     out = list(regions)
     for n, region in enumerate(out):
-        if region.motion == NONE or len(region.boxes) >= MIN_KEYFRAMES:
+        alike = {k for r in out if (r.entity, r.motion) == (region.entity, region.motion) for k in r.boxes}
+        if region.motion == NONE or len(alike) >= MIN_KEYFRAMES:
             continue
         (only,) = region.boxes
         others = [m for m, other in enumerate(out) if m != n and other.entity == region.entity]

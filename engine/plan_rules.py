@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from itertools import combinations, pairwise
 from typing import NamedTuple
 
+from engine.motion_names import normal_motion
 from engine.plan import NONE, Box, Plan, Region, Scene
 
 MIN_SIDE = 0.2  # of a box, as a share of the picture
@@ -63,8 +64,9 @@ def check_scene(scene: Scene, phrases: Mapping[str, str]) -> Iterator[Finding]:
                 why = f"the box is {width:.2f} x {height:.2f}; sides should be {MIN_SIDE} or more"
                 yield finding("box size", f"{at}, keyframe {keyframe}", why)
                 break
-        if region.motion != NONE and len(region.boxes) < MIN_KEYFRAMES:
-            why = f"{region.motion!r} lasts {len(region.boxes)} keyframe; give it {MIN_KEYFRAMES} or more"
+        lasts = {k for r in scene.regions if (r.entity, r.motion) == (region.entity, region.motion) for k in r.boxes}
+        if region.motion != NONE and len(lasts) < MIN_KEYFRAMES:
+            why = f"{region.motion!r} lasts {len(lasts)} keyframe; give it {MIN_KEYFRAMES} or more"
             yield finding("motion length", at, why)
         yield from (finding("caption", at, why) for why in _caption(region, scene, phrases))
         yield from (finding("gradual boxes", f"{at}, keyframes {a}-{b}", why) for a, b, why in _jumps(region))
@@ -81,10 +83,13 @@ def check_scene(scene: Scene, phrases: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _caption(region: Region, scene: Scene, phrases: Mapping[str, str]) -> Iterator[str]:
-    name = phrases.get(region.entity, region.entity)
+    """A given character is named by its phrase, word by word; of anybody else the noun is enough ("a dog" for "big
+    black dog"), and of a motion its verb in any form."""
+    name = phrases.get(region.entity) or region.entity.split()[-1]
     if region.entity != NONE and not names(region.caption, name):
         yield f"the caption does not name {name!r}"
-    if region.motion != NONE and not names(region.caption, region.motion):
+    verb = normal_motion(region.motion).split()[0]
+    if region.motion != NONE and verb not in {normal_motion(word).split()[0] for word in _words(region.caption)}:
         yield f"the caption does not say {region.motion!r}"
     places = {word for word in _words(scene.background) if len(word) > 2} - SMALL_WORDS
     if places and not places & _words(region.caption):

@@ -127,7 +127,7 @@ class _Planner:
                 how = "; ".join(f"{entity!r} is called {name!r}" for entity, name in renamed.items())
                 note = {"level": "film", "scene": "all scenes", "number": 0, "attempt": 1, "prompt": [], "answer": ""}
                 self.answers.append({**note, "refused": None, "repaired": f"characters keep their names: {how}"})
-        return Planning(Plan(title=self.story.title, scenes=tuple(scenes)), self.answers)
+        return Planning(Plan(title=self.story.title or self.story.topic, scenes=tuple(scenes)), self.answers)
 
     async def _invent(self) -> str:
         """A story on the topic, by the model as it is without an adapter."""

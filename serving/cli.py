@@ -150,7 +150,7 @@ def plan(
         return
     if out is not None and out.is_dir():
         raise InputError(f"--out {out}: this is a folder; name the plan's file, such as {out / 'plan.yaml'}")
-    asked = load_story(files[0]) if files else make_story("--topic", topic or "", "", {}, topic or "")
+    asked = load_story(files[0]) if files else make_story("--topic", "", "", {}, topic or "")
     source = str(files[0]) if files else "--topic"
     bundle = planner_at(load_bundle(model), planner_url, planner_model)
     folder = out.parent if out else None

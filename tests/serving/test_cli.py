@@ -117,6 +117,26 @@ def test_what_is_no_story(capsys, monkeypatch, tmp_path) -> None:
     assert "the story is empty" in _refused(capsys, monkeypatch, "render", str(tmp_path / "s.txt"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["plan", "s.txt", "--topic", "a walk"], "one story is planned at a time, or one --topic, but 1 files"),
+        (["plan"], "or one --topic, but 0 files"),
+        (["plan", "--topic", "x" * 201], "topic: String should have at most 200 characters"),
+        (["plan", "s.txt", "--planner-model", "m"], "say where it is with --planner-url"),
+        (["plan", "s.txt", "--planner-url", "http://h/v1"], "name the model there with --planner-model"),
+        (["render", "s.txt", "--planner-url", "h", "--planner-model", "m"], "must look like http://"),
+        (["render", "s.txt"], "s.txt: the story names nobody whom miniature can draw"),
+        (["plan", "t.txt"], "t.txt: it has a topic and a text"),
+    ],
+)
+def test_what_cannot_be_planned(capsys, monkeypatch, tmp_path, arguments, why) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.txt").write_text("Es war einmal ein Hund.")
+    (tmp_path / "t.txt").write_text("---\ntopic: a walk\n---\nA fox walks.")
+    assert why in _refused(capsys, monkeypatch, *arguments)
+
+
 def test_plans_are_checked(capsys, tmp_path) -> None:
     good, bad = tmp_path / "good.txt", tmp_path / "bad.jsonl"
     frame = '[["fox", "walking", "A fox is walking in a forest"], [0.1, 0.3, 0.5, 0.9]]'
