@@ -22,18 +22,15 @@ from engine.errors import InputError
 from engine.models import Bundle
 from engine.plan import MAX_SCENES, Plan, Scene
 from engine.plan_repair import consistent_names
-from engine.planner_answers import (
+from engine.planner_answers import SceneAnswer, check_motions, make_scene
+from engine.planner_outline import (
     Refused,
     Repairable,
-    SceneAnswer,
     StoryAnswer,
     StoryScene,
     TopicAnswer,
     check_invented,
-    check_motions,
-    check_places,
-    check_sentences,
-    make_scene,
+    check_outline,
     parse_answer,
 )  # fmt: skip
 from engine.planner_prompts import (
@@ -147,10 +144,7 @@ class _Planner:
         schema = story_schema(self.bundle.words, len(sentences))
 
         def accept(text: str) -> list[StoryScene]:
-            scenes = parse_answer(StoryAnswer, text).scenes
-            check_sentences(scenes, sentences)
-            check_places(scenes, sentences, self.bundle.words)
-            return scenes
+            return check_outline(parse_answer(StoryAnswer, text).scenes, sentences, self.bundle.words)
 
         what = f"sentences {first} to {first + len(sentences) - 1}"
         return await self._ask("story", what, first, messages, schema, 64 + 60 * len(sentences), accept)

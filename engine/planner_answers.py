@@ -1,9 +1,9 @@
-"""What a planner model answers, and the scene that an answer means: entities, motions, captions, boxes, all checked."""
+"""Level 2 of the planner: the scene that an answer means; entities, motions, captions and boxes, all checked."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -12,51 +12,7 @@ from engine.motion_names import normal_motion
 from engine.plan import KEYFRAMES, NONE, Box, Region, Scene
 from engine.plan_repair import repair_scene
 from engine.plan_rules import MIN_KEYFRAMES, check_scene, names
-
-MAX_REGIONS = 4  # method: at most four motions a scene
-NEGATION = re.compile(
-    r"\b(not|no|nobody|never|without|instead|cannot|wants?|wanted|refuses?d?)\b|n['’]t\b", re.IGNORECASE
-)
-
-
-class Refused(ValueError):
-    """Why an answer cannot be used; the language model is told."""
-
-
-class Repairable(Refused):
-    """Why an answer should not be used; and, when no better one comes, what a program makes of it, and how. When the
-    repair is `certain`, nothing better can come."""
-
-    def __init__(self, reason: str, answer: Any, repair: str, certain: bool = False) -> None:
-        super().__init__(reason)
-        self.answer, self.repair, self.certain = answer, repair, certain
-
-
-class StoryScene(BaseModel):
-    """One scene of a level-1 answer."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    sentences: Annotated[list[int], Field(min_length=1)]
-    place: Annotated[str, Field(min_length=1, max_length=200)]
-    motions: Annotated[list[str], Field(max_length=MAX_REGIONS)] = []
-
-
-class StoryAnswer(BaseModel):
-    """Level 1."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    scenes: Annotated[list[StoryScene], Field(min_length=1)]
-
-
-class TopicAnswer(BaseModel):
-    """A story on a topic."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    sentences: Annotated[list[Annotated[str, Field(min_length=1, max_length=400)]], Field(min_length=1, max_length=12)]
-
+from engine.planner_outline import MAX_REGIONS, NEGATION, Refused, Repairable, entities_of, motions_of, stage_phrases
 
 Percent = Annotated[int, Field(ge=0, le=100)]
 PercentBox = tuple[Percent, Percent, Percent, Percent]
@@ -86,67 +42,6 @@ class SceneAnswer(BaseModel):
     regions: Annotated[list[PlacedRegion], Field(max_length=MAX_REGIONS)]
 
 
-def parse_answer(kind: type[Any], text: str) -> Any:
-    """The answer of a kind. What stands around its braces (a model that is not bound to JSON may chat) is left out."""
-    try:
-        return kind.model_validate_json(text[text.find("{") : text.rfind("}") + 1] or text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise Refused(f"{where}: {first['msg']}" if where else first["msg"]) from None
-
-
-def check_invented(sentences: list[str]) -> None:
-    """Raises Repairable when a sentence of an invented story comes twice."""
-    once = list(dict.fromkeys(sentences))
-    if len(once) < len(sentences):
-        raise Repairable("a sentence comes twice; something new must happen in each", once, "told once")
-
-
-def check_sentences(scenes: list[StoryScene], sentences: list[str]) -> None:
-    """Raises Refused unless the scenes hold every sentence once, in order; Repairable when only that is wrong."""
-    used = [n for scene in scenes for n in scene.sentences]
-    if used != list(range(1, len(sentences) + 1)):
-        missing = [n for n in range(1, len(sentences) + 1) if n not in used]
-        why = f"no scene has sentence {missing[0]}" if missing else f"they come in the order {used}"
-        reason = f"every sentence belongs to exactly one scene, in order; {why}"
-        raise Repairable(reason, _in_order(scenes, len(sentences)), "sentences given to the scenes in order")
-    for n, scene in enumerate(scenes, 1):
-        if sum(len(sentences[k - 1]) + 1 for k in scene.sentences) > 2000:
-            raise Refused(f"scene {n} has more than 2000 letters; divide it")
-
-
-def _in_order(scenes: list[StoryScene], count: int) -> list[StoryScene]:
-    """Each sentence in the first scene that claims it, no earlier than its predecessor's, else in its predecessor's;
-    scenes without a sentence are left out."""
-    owner, now = [], 0
-    for sentence in range(1, count + 1):
-        now = next((n for n in range(now, len(scenes)) if sentence in scenes[n].sentences), now)
-        owner.append(now)
-    return [
-        scene.model_copy(update={"sentences": [k for k, n in enumerate(owner, 1) if n == number]})
-        for number, scene in enumerate(scenes)
-        if number in owner
-    ]
-
-
-def check_places(scenes: list[StoryScene], sentences: list[str], words: Words | None) -> None:
-    """Raises Repairable when the sentences of a scene name one place in the bundle's own words ("in the forest") and
-    the answer gives another. A model that reads any text is not held to this."""
-    if words is None:
-        return
-    wrong, right = [], []
-    for n, scene in enumerate(scenes, 1):
-        told = " ".join(s.lower() for s in (sentences[k - 1] for k in scene.sentences) if not NEGATION.search(s))
-        named = [stage for stage in words.stages if stage_phrases(words, stage)[0] in told]
-        if len(named) == 1 and scene.place != named[0]:
-            wrong.append(f"scene {n} is {stage_phrases(words, named[0])[0]}, so its place is {named[0]}")
-            scene = scene.model_copy(update={"place": named[0]})
-        right.append(scene)
-    if wrong:
-        raise Repairable("; ".join(wrong), right, "given the place that the story names", certain=True)
-
-
 def check_motions(scene: Scene, words: Words | None) -> None:
     """Raises Repairable when the narration names a motion in the bundle's own words and nobody does it. Where something
     is denied ("it does not dance"), a program cannot tell."""
@@ -156,14 +51,6 @@ def check_motions(scene: Scene, words: Words | None) -> None:
     missing = [m for m in motions_of(words) or () if names(scene.narration, m) and m not in done]
     if missing:
         raise Repairable(f"the narration says {missing[0]!r}, and no region does it", scene, "left as it is")
-
-
-def entities_of(words: Words | None, characters: list[str]) -> list[str] | None:
-    return list(dict.fromkeys([*words.characters, *characters])) if words else None
-
-
-def motions_of(words: Words | None) -> list[str] | None:
-    return [*words.motions, *words.library_motions] if words else None
 
 
 def make_scene(
@@ -273,11 +160,6 @@ def _spoken(placed: PlacedRegion, entity: str, motion: str, characters: list[str
     if noun == entity or noun in caption:
         return caption
     return re.sub(rf"(?<!\w){re.escape(entity)}(?!\w)", noun, caption, count=1, flags=re.IGNORECASE)
-
-
-def stage_phrases(words: Words, stage: str) -> tuple[str, str]:
-    """Where one is on the stage, and what the empty stage is called: ("in the forest", "a green forest")."""
-    return words.places.get(stage, (f"in the {stage}", f"the {stage}"))
 
 
 def _article(noun: str) -> str:

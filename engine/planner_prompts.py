@@ -14,7 +14,7 @@ from engine.errors import InputError
 from engine.models import Bundle, Words
 from engine.plan import KEYFRAMES
 from engine.plan_rules import MIN_SIDE
-from engine.planner_answers import MAX_REGIONS, StoryScene, entities_of, motions_of, stage_phrases
+from engine.planner_outline import MAX_REGIONS, StoryScene, entities_of, motions_of, stage_phrases
 
 SENTENCE_LETTERS = 400  # longer ones are cut, so that no single line fills the model's context
 SYSTEM = "You plan animated films."

@@ -23,8 +23,8 @@ from engine.miniature.settings import BUNDLE, TrainingSettings
 from engine.miniature.trainer import Trainer
 from engine.models import Bundle, load_bundle
 from engine.plan import KEYFRAMES
-from engine.planner_answers import StoryScene
 from engine.planner_model import model_path
+from engine.planner_outline import StoryScene
 from engine.planner_prompts import scene_messages, sentences_at_once, story_messages
 
 ADAPTER = BUNDLE / "planner"

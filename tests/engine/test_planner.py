@@ -26,8 +26,9 @@ from engine.models import PlannerModel, load_bundle
 from engine.plan import KEYFRAMES, dump_plan, parse_plan
 from engine.plan_rules import MIN_SIDE
 from engine.planner import PlanningFailed, plan_story
-from engine.planner_answers import SceneAnswer, StoryAnswer, check_sentences, make_scene
+from engine.planner_answers import SceneAnswer, make_scene
 from engine.planner_model import adapter_path, model_path
+from engine.planner_outline import Repairable, StoryAnswer, StoryScene, check_outline
 from engine.planner_prompts import (
     scene_schema,
     sentences_at_once,
@@ -180,6 +181,41 @@ async def test_a_place_that_the_story_names_is_held_to() -> None:
     assert [scene.id for scene in planning.plan.scenes] == ["scene-1-forest", "scene-2-beach"]
     repaired = "scene 2 is on the beach, so its place is beach: given the place that the story names"
     assert (planning.answers[0]["refused"], planning.answers[0]["repaired"]) == (None, repaired)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "place"),
+    [
+        ("A fox walked through the deep forest.", "forest"),
+        ("At night a fox walked.", "night"),
+        ("A fox walked by the sea.", "snow"),  # the beach, perhaps: not for a program to say
+        ("A fox was no longer in the forest.", "snow"),
+        ("In the forest a fox walked into the city.", "snow"),
+    ],
+)
+def test_places_that_a_program_can_read(sentence: str, place: str) -> None:
+    answered = [StoryScene(sentences=[1], place="snow", motions=["walks right"])]
+    try:
+        scenes = check_outline(answered, [sentence], MINIATURE.words)
+    except Repairable as wrong:
+        scenes = wrong.answer
+    assert scenes[0].place == place
+
+
+async def test_what_only_describes_makes_no_scene() -> None:
+    told = story(
+        "It was cold. A fox walks right in the forest. Snow fell. On the beach a dragon spins around.", "dragon"
+    )
+    places = ("snow", "forest", "forest", "beach")
+    motions = ([], ["walks right"], [], ["spins around"])
+    scenes = [
+        {"sentences": [n], "place": p, "motions": m} for n, p, m in zip(range(1, 5), places, motions, strict=True)
+    ]
+    planning, _ = await planned(Script([{"scenes": scenes}], {"fox": [WALK], "dragon": [SPIN]}), told=told)
+    first, second = planning.plan.scenes
+    assert first.narration == "It was cold. A fox walks right in the forest. Snow fell."
+    assert "nobody does anything in scene 1" in planning.answers[0]["repaired"]
+    assert (first.id, second.id) == ("scene-1-forest", "scene-2-beach")
 
 
 async def test_a_motion_that_the_story_names_must_be_done() -> None:
@@ -421,7 +457,8 @@ def test_splitting_loses_no_word(text: str) -> None:
 def test_the_grammars_answers_are_plans_the_planner_accepts(seed: int, scenes: int) -> None:
     made = make_story(random.Random(seed), scenes)
     assert make_story(random.Random(seed), scenes) == made
-    check_sentences(StoryAnswer.model_validate(made.answer()).scenes, made.sentences)
+    scenes = StoryAnswer.model_validate(made.answer()).scenes
+    assert check_outline(scenes, made.sentences, None) == scenes
     assert split_sentences(" ".join(made.sentences)) == made.sentences
     for small in made.scenes:
         answer = SceneAnswer.model_validate(scene_answer(small))

@@ -1,0 +1,170 @@
+"""Level 1 of the planner: which sentences make which scene, and where; checked against the sentences themselves."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from engine.models import Words
+
+MAX_REGIONS = 4  # method: at most four motions a scene
+MAX_NARRATION = 2000  # letters
+NEGATION = re.compile(
+    r"\b(not|no|nobody|never|without|instead|cannot|wants?|wanted|refuses?d?)\b|n['’]t\b", re.IGNORECASE
+)
+
+
+class Refused(ValueError):
+    """Why an answer cannot be used; the language model is told."""
+
+
+class Repairable(Refused):
+    """Why an answer should not be used; and, when no better one comes, what a program makes of it, and how. When the
+    repair is `certain`, nothing better can come."""
+
+    def __init__(self, reason: str, answer: Any, repair: str, certain: bool = False) -> None:
+        super().__init__(reason)
+        self.answer, self.repair, self.certain = answer, repair, certain
+
+
+class StoryScene(BaseModel):
+    """One scene of a level-1 answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sentences: Annotated[list[int], Field(min_length=1)]
+    place: Annotated[str, Field(min_length=1, max_length=200)]
+    motions: Annotated[list[str], Field(max_length=MAX_REGIONS)] = []
+
+
+class StoryAnswer(BaseModel):
+    """Level 1."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    scenes: Annotated[list[StoryScene], Field(min_length=1)]
+
+
+class TopicAnswer(BaseModel):
+    """A story on a topic."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sentences: Annotated[list[Annotated[str, Field(min_length=1, max_length=400)]], Field(min_length=1, max_length=12)]
+
+
+def parse_answer(kind: type[Any], text: str) -> Any:
+    """The answer of a kind. What stands around its braces (a model that is not bound to JSON may chat) is left out."""
+    try:
+        return kind.model_validate_json(text[text.find("{") : text.rfind("}") + 1] or text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise Refused(f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+
+def entities_of(words: Words | None, characters: list[str]) -> list[str] | None:
+    return list(dict.fromkeys([*words.characters, *characters])) if words else None
+
+
+def motions_of(words: Words | None) -> list[str] | None:
+    return [*words.motions, *words.library_motions] if words else None
+
+
+def check_invented(sentences: list[str]) -> None:
+    """Raises Repairable when a sentence of an invented story comes twice."""
+    once = list(dict.fromkeys(sentences))
+    if len(once) < len(sentences):
+        raise Repairable("a sentence comes twice; something new must happen in each", once, "told once")
+
+
+def check_outline(scenes: list[StoryScene], sentences: list[str], words: Words | None) -> list[StoryScene]:
+    """The scenes, when they hold every sentence once and in order, each in the place that its sentences name, and in
+    each something happens. Raises Repairable with all that put right, and Refused for a scene of too many letters.
+
+    The last two bind models of few words alone; one that reads any text may show an empty street.
+    """
+    reasons, done, certain = [], [], True
+    if reason := _disorder(scenes, len(sentences)):
+        scenes, certain = _in_order(scenes, len(sentences)), False
+        reasons.append(reason)
+        done.append("sentences given to the scenes in order")
+    if words and any(scene.motions for scene in scenes) and not all(scene.motions for scene in scenes):
+        idle = [n for n, scene in enumerate(scenes, 1) if not scene.motions]
+        reasons.append(f"nobody does anything in scene {idle[0]}; what only describes goes with the scene it speaks of")
+        done.append("what only describes goes with its neighbour")
+        scenes = _with_neighbours(scenes)
+    if words:
+        wrong, scenes = _named_places(scenes, sentences, words)
+        reasons += wrong
+        done += ["given the place that the story names"] if wrong else []
+    for n, scene in enumerate(scenes, 1):
+        if sum(len(sentences[k - 1]) + 1 for k in scene.sentences) > MAX_NARRATION:
+            raise Refused(f"scene {n} has more than {MAX_NARRATION} letters; divide it")
+    if reasons:
+        raise Repairable("; ".join(reasons), scenes, "; ".join(done), certain)
+    return scenes
+
+
+def _disorder(scenes: list[StoryScene], count: int) -> str:
+    used = [n for scene in scenes for n in scene.sentences]
+    if used == list(range(1, count + 1)):
+        return ""
+    missing = [n for n in range(1, count + 1) if n not in used]
+    why = f"no scene has sentence {missing[0]}" if missing else f"they come in the order {used}"
+    return f"every sentence belongs to exactly one scene, in order; {why}"
+
+
+def _in_order(scenes: list[StoryScene], count: int) -> list[StoryScene]:
+    """Each sentence in the first scene that claims it, no earlier than its predecessor's, else in its predecessor's;
+    scenes without a sentence are left out."""
+    owner, now = [], 0
+    for sentence in range(1, count + 1):
+        now = next((n for n in range(now, len(scenes)) if sentence in scenes[n].sentences), now)
+        owner.append(now)
+    return [
+        scene.model_copy(update={"sentences": [k for k, n in enumerate(owner, 1) if n == number]})
+        for number, scene in enumerate(scenes)
+        if number in owner
+    ]
+
+
+def _with_neighbours(scenes: list[StoryScene]) -> list[StoryScene]:
+    """Scenes in which nobody does anything become part of the scene before; at the beginning, of the one after."""
+    out: list[StoryScene] = []
+    waiting: list[int] = []
+    for scene in scenes:
+        if scene.motions:
+            out.append(scene.model_copy(update={"sentences": [*waiting, *scene.sentences]}))
+            waiting = []
+        elif out:
+            out[-1] = out[-1].model_copy(update={"sentences": [*out[-1].sentences, *scene.sentences]})
+        else:
+            waiting += scene.sentences
+    return out
+
+
+def _named_places(scenes: list[StoryScene], sentences: list[str], words: Words) -> tuple[list[str], list[StoryScene]]:
+    """The scenes whose sentences name one place in the bundle's own words ("in the forest", "through the snow") and are
+    elsewhere, and all scenes where they should be. What a sentence with a negation names is left alone."""
+    wrong, right = [], []
+    for n, scene in enumerate(scenes, 1):
+        told = " ".join(s.lower() for s in (sentences[k - 1] for k in scene.sentences) if not NEGATION.search(s))
+        named = [
+            stage
+            for stage in words.stages
+            if stage_phrases(words, stage)[0] in told
+            or re.search(rf"\b(in|into|through|across|under)( the| an?)?( \w+)? {stage}\b|\bat {stage}\b", told)
+        ]
+        if len(named) == 1 and scene.place != named[0]:
+            wrong.append(f"scene {n} is {stage_phrases(words, named[0])[0]}, so its place is {named[0]}")
+            scene = scene.model_copy(update={"place": named[0]})
+        right.append(scene)
+    return wrong, right
+
+
+def stage_phrases(words: Words, stage: str) -> tuple[str, str]:
+    """Where one is on the stage, and what the empty stage is called: ("in the forest", "a green forest")."""
+    return words.places.get(stage, (f"in the {stage}", f"the {stage}"))
