@@ -69,10 +69,11 @@ class Index:
         """The library, ready to be asked."""
         import torch
 
+        from engine.filling import no_report, prepare
         from engine.library import Library
 
         torch.set_num_threads(1)
         if self.library is None or self.holds != (model, url):
             self.library, self.holds = Library(url, load_bundle(model)), (model, url)
-        self.library.prepare(delivery.report if delivery else lambda done, total: None)
+        prepare(self.library, delivery.report if delivery else no_report)
         return self.library

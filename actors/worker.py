@@ -162,8 +162,8 @@ class Worker:
 
 def training_clips(files: dict[str, bytes]) -> list[TrainingClip]:
     """What the index found: the clips named in retrieval.json, with their captions."""
-    from engine.library import Retrieval
     from engine.priors import TrainingClip
+    from engine.retrieval import Retrieval
     from engine.video import read_video
 
     found = Retrieval.model_validate_json(files["retrieval.json"])

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.cost import Shape
 from engine.errors import InputError
+from engine.library_settings import LibraryOf
 from engine.plan import NONE, Plan
 
 HERE = Path(__file__).parent
@@ -48,18 +49,6 @@ class PlannerModel(BaseModel):
     key_variable: str = "OPENAI_API_KEY"
     max_model_len: Annotated[int, Field(ge=512)] = 2048
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-
-
-class LibraryOf(BaseModel):
-    """Where motions are looked up. `scorers`: a folder beside bundle.yaml with `clip` and `xclip` in transformers'
-    folder format, or None to rank by words alone. `clips`: `module:function` that yields the first captioned clips of
-    a library that is empty, or None for one that users fill."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    scorers: str | None = None
-    clips: str | None = None
-    query: str = "a person is {motion}"  # BM25's and the scorers' question (paper, section 3.2)
 
 
 class PriorSettings(BaseModel):

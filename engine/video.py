@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -100,13 +100,33 @@ def write_vtt(narration: Sequence[str], seconds: Sequence[float]) -> str:
 
 def read_video(source: str | Path | bytes) -> tuple[np.ndarray, Fraction]:
     """All frames of a video, uint8 (T, H, W, 3), and its frames per second. Raises InputError when it is none."""
+    rate, frames = open_frames(source)
+    return np.stack([frame.to_ndarray(format="rgb24") for frame in frames]), rate
+
+
+def open_frames(source: str | Path | bytes) -> tuple[Fraction, Iterator[av.VideoFrame]]:
+    """A video's frames per second and its frames, one decoded at a time. Raises InputError, also on the way, when it
+    cannot be read or has no frames."""
+    name = "" if isinstance(source, bytes) else f" {source}"
     try:
-        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "r") as container:
-            stream = container.streams.video[0]
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-            rate = stream.average_rate
+        container = av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "r")
+        stream = container.streams.video[0]
     except (av.FFmpegError, OSError, IndexError) as error:
-        raise InputError(f"cannot read the video {'' if isinstance(source, bytes) else source}: {error}") from None
-    if not frames:
-        raise InputError(f"the video {'' if isinstance(source, bytes) else source} has no frames")
-    return np.stack(frames), Fraction(rate or 8)
+        raise InputError(f"cannot read the video{name}: {error}") from None
+
+    def decode() -> Iterator[av.VideoFrame]:
+        frame = None
+        with container:
+            decoder = container.decode(stream)
+            while True:
+                try:
+                    frame = next(decoder)
+                except StopIteration:
+                    break
+                except (av.FFmpegError, OSError) as error:
+                    raise InputError(f"cannot read the video{name}: {error}") from None
+                yield frame
+        if frame is None:
+            raise InputError(f"the video{name} has no frames")
+
+    return Fraction(stream.average_rate or 8), decode()

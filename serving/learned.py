@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from engine.library import Candidate, Retrieval
+from engine.retrieval import Candidate, Retrieval
 from engine.story import read_image
 from engine.video import read_video
 
-STEP_NAMES = {"words": "words (BM25)", "attributes": "attributes", "scorers": "scorers (CLIP, XCLIP)"}
+STEP_NAMES = {
+    "words": "words (BM25)", "attributes": "attributes", "subjects": "subject in view",
+    "scorers": "scorers (CLIP, XCLIP)",
+}  # fmt: skip
 THUMB_WIDTH = 112  # pixels
 SHOWN = 40  # rows of a step at most
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,12 +20,12 @@ from engine.video import read_video
 from serving.contact import FAINT, INK, PAPER, keyframe_stills
 
 if TYPE_CHECKING:
-    from engine.library import Candidate, Captioned, Library
+    from engine.library import Library
+    from engine.retrieval import Candidate
 
 library_app = typer.Typer(help="The motion library: clips that motions are learned from.", no_args_is_help=True)
 console = Console(stderr=True)
 
-VIDEOS = (".mp4", ".webm", ".gif")
 STILL_WIDTH, GAP, LINE = 160, 8, 22  # pixels, of the contact sheet
 
 ModelOption = Annotated[str, typer.Option(help="a built-in model, or a folder with a bundle.yaml")]
@@ -35,19 +34,37 @@ StorageOption = Annotated[str, typer.Option(help="where results are kept: a fold
 
 @library_app.command()
 def add(
-    folder: Annotated[Path, typer.Argument(help="mp4, webm and gif files, each with its caption")],
+    place: Annotated[
+        str,
+        typer.Argument(
+            help="a folder of mp4, webm and gif files, one of them, or a Parquet file; or a URL of it",
+            metavar="FOLDER|PARQUET",
+        ),
+    ],
     model: ModelOption = "miniature",
     storage: StorageOption = ".dreamrunner",
+    address: Annotated[str | None, typer.Option(help="a Ray cluster to use, e.g. auto or ray://host:10001")] = None,
 ) -> None:
-    """Adds the videos of FOLDER. Captions stand in a .txt file of the same name beside each video, or all in
-    captions.csv with the columns file and caption. What is in the library already is not added twice."""
-    clips = FolderOfClips(folder)
+    """Adds footage, cut into segments around its subjects.
+
+    Captions stand in a .txt file of the same name beside each video, or all in captions.csv or captions.parquet with
+    the columns file and caption. A Parquet file by itself has the columns caption, and video (bytes) or file. What is
+    in the library already is not added twice: run the same command after any interruption and it goes on.
+    """
+    from cluster.ingest import ingest
+    from cluster.local import ray_cluster
+    from engine.sources import list_sources
+
+    found = list_sources(place)  # what is wrong with it is said before anything starts
     library, store = open_library(model, storage), Store(storage)
     before = library.fingerprint
     try:
-        with _progress() as progress:
-            bar = progress.add_task("adding", total=len(clips))
-            result = library.add(clips, lambda done, total: progress.update(bar, completed=done, total=total))
+        with ray_cluster(address, 1), _progress() as progress:
+            bar = progress.add_task("adding", total=None)
+            result = ingest(
+                found, str(library.bundle.folder), library.url,
+                lambda done, total: progress.update(bar, completed=done, total=total),
+            )  # fmt: skip
     finally:  # films asked for from now on search anew, even when this was interrupted
         if library.fingerprint != before:
             store.write(f"library/{library.bundle.name}.version", library.fingerprint.encode())
@@ -55,7 +72,7 @@ def add(
         console.print(f"Skipped {skipped.name}: {skipped.why}", soft_wrap=True, markup=False)
     console.print(
         f"{result.added} added, {result.known} there already, {len(result.skipped)} skipped; "
-        f"the library at {library.url} holds {len(library)} clips.",
+        f"the library at {library.url} holds {len(library)} segments.",
         soft_wrap=True, markup=False,
     )  # fmt: skip
 
@@ -68,16 +85,18 @@ def search(
     storage: StorageOption = ".dreamrunner",
     out: Annotated[Path, typer.Option(help="the contact sheet of the hits")] = Path("library.png"),
 ) -> None:
-    """Shows the clips whose captions share a word with TEXT, those first that look most like it."""
+    """Shows the segments whose captions share a word with TEXT and those that look like it, the most alike first."""
     library = open_library(model, storage)
     hits = library.search(text, limit)
     if not hits:
         raise InputError(f"search {text!r}: none of the {len(library)} captions has one of these words")
-    table = Table("caption", "score", "clip", "xclip", "bm25", "id")
+    table = Table("caption", "score", "clip", "xclip", "bm25", "id", title=f"{text} ({len(library)} segments)")
     for hit in hits:
         numbers = ("" if n is None else f"{n:.3f}" for n in (hit.score, hit.clip, hit.xclip, hit.bm25))
         table.add_row(hit.caption, *numbers, hit.id[:12])
     Console().print(table)
+    if all(hit.bm25 is None for hit in hits):
+        console.print("No caption has one of these words; these only look most like it.")
     write_sheet(out, hits, [read_video(library.clip(hit.id))[0] for hit in hits])
     print(out)
 
@@ -91,6 +110,7 @@ def stats(model: ModelOption = "miniature", storage: StorageOption = ".dreamrunn
     for name, value in (
         ("place", library.url),
         ("clips", f"{held.clips}"),
+        ("segments", f"{held.segments}"),
         ("seconds", f"{held.seconds:.0f}"),
         ("stored", f"{held.stored_bytes / 1e6:.1f} MB"),
         ("sizes", ", ".join(f"{size}: {n}" for size, n in held.sizes.items())),
@@ -102,52 +122,15 @@ def stats(model: ModelOption = "miniature", storage: StorageOption = ".dreamrunn
 
 def open_library(model: str, storage: str) -> Library:
     """The model's library in the storage; a new one is first filled with the clips that the model brings along."""
+    from engine.filling import prepare
     from engine.library import Library
 
     bundle = load_bundle(model)
     library = Library(f"{Store(storage).url.rstrip('/')}/library/{bundle.name}", bundle)
     with _progress() as progress:
         bar = progress.add_task("filling the library", total=None, visible=False)
-        library.prepare(lambda done, total: progress.update(bar, completed=done, total=total or None, visible=True))
+        prepare(library, lambda done, total: progress.update(bar, completed=done, total=total or None, visible=True))
     return library
-
-
-class FolderOfClips:
-    """The videos under a folder with their captions, each read when its turn comes. Raises InputError when there is no
-    video; a video without a caption has an empty one."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in VIDEOS) if folder.is_dir() else []
-        if not self.files:
-            kinds = ", ".join(VIDEOS)
-            raise InputError(f"FOLDER {folder}: no video in it; name a folder with {kinds} files and their captions")
-        self.captions = _read_csv(folder / "captions.csv")
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __iter__(self) -> Iterator[Captioned]:
-        from engine.library import Captioned
-
-        for file in self.files:
-            name, text = str(file.relative_to(self.folder)), file.with_suffix(".txt")
-            caption = text.read_text(errors="replace") if text.is_file() else self.captions.get(name, "")
-            yield Captioned(caption, file.read_bytes(), name)
-
-
-def _read_csv(file: Path) -> dict[str, str]:
-    """Captions by file name; none when there is no such file. Raises InputError."""
-    if not file.is_file():
-        return {}
-    with file.open(newline="", encoding="utf-8-sig") as lines:
-        try:
-            rows = list(csv.DictReader(lines))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise InputError(f"{file}: {error}; write it as CSV in UTF-8 with the columns file,caption") from None
-    if rows and not {"file", "caption"} <= rows[0].keys():
-        raise InputError(f"{file}: its first line must be: file,caption")
-    return {row["file"]: row["caption"] or "" for row in rows}
 
 
 def write_sheet(path: Path, hits: Sequence[Candidate], clips: Sequence[np.ndarray]) -> None:

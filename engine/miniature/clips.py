@@ -11,7 +11,7 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
-from engine.library import Captioned
+from engine.cutting import Captioned
 from engine.miniature import words
 from engine.miniature.stages import WIDTH
 from engine.miniature.world import Clip, random_clip

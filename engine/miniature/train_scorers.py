@@ -29,7 +29,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast, XCLIPConfig, XCLIPModel
 
-from engine.library import Library, RetrievalSettings
+from engine.filling import add_clips
+from engine.library import Library
+from engine.library_settings import RetrievalSettings
 from engine.miniature import clips, words
 from engine.miniature.motions import FRAMES, make_track
 from engine.miniature.settings import BUNDLE, TRAINING, TrainingSettings
@@ -303,10 +305,13 @@ def measure() -> dict[str, Any]:
     retrieved = {}
     with TemporaryDirectory() as folder:
         library = Library(folder, load_bundle("miniature"))
-        library.add(made)
+        add_clips(library, made)
         for motion in words.LIBRARY_MOTIONS:
-            _, sound, kept = library.retrieve(motion).steps
-            share = [np.mean([shows[c.id] == motion for c in x]) for x in (kept.kept, sound.kept[: len(kept.kept)])]
+            _, _, sound, kept = library.retrieve(motion).steps
+            share = [
+                np.mean([shows[c.id.partition("-")[0]] == motion for c in x])
+                for x in (kept.kept, sound.kept[: len(kept.kept)])
+            ]
             retrieved[motion] = {
                 "clips": len(kept.kept), "scorers": round(float(share[0]), 3), "words": round(float(share[1]), 3),
                 "least score": kept.kept[-1].score,

@@ -8,9 +8,11 @@ from typing import NamedTuple
 import pytest
 
 from actors.index import Index
-from engine.library import Library, Retrieval
+from engine.filling import add_clips
+from engine.library import Library
 from engine.miniature.clips import library_clips
 from engine.models import load_bundle
+from engine.retrieval import Retrieval
 from engine.video import read_video
 
 pytestmark = pytest.mark.cluster
@@ -75,7 +77,7 @@ def test_it_fills_finds_and_hands_over(index, bundle, tmp_path) -> None:
     assert (tmp_path / "reports").read_text().splitlines()[-1] == "24 24"
     retrieval = Retrieval.model_validate_json((tmp_path / "retrieval.json").read_text())
     assert retrieval.motion == "spins around"
-    assert [step.name for step in retrieval.steps] == ["words", "attributes", "scorers"]
+    assert [step.name for step in retrieval.steps] == ["words", "attributes", "subjects", "scorers"]
     files = sorted(tmp_path.glob("clip-*.mp4"))
     assert len(files) == len(retrieval.selected) >= 4
     library = Library(url, load_bundle(bundle))
@@ -93,7 +95,7 @@ def test_it_sees_what_others_add(index, bundle, tmp_path) -> None:
     url = str(tmp_path / "library")
     before = ray.get(index.fingerprint.remote(bundle, url))
     library = Library(url, load_bundle(bundle))
-    assert library.add(library_clips()[300:301]).added == 1
+    assert add_clips(library, library_clips()[300:301]).added == 1
     assert ray.get(index.fingerprint.remote(bundle, url)) == library.fingerprint != before
 
 

@@ -6,14 +6,18 @@ import shutil
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from engine.cutting import Captioned, Cutter
 from engine.errors import InputError
-from engine.library import Captioned, Library, RetrievalSettings
+from engine.filling import add_clips, keep, prepare
+from engine.library import SCHEMA, Library, join_embeddings, split_embeddings
+from engine.library_settings import LibraryOf, RetrievalSettings
 from engine.miniature import words
 from engine.miniature.clips import LibraryClips, library_clips, recipes, vocabulary
-from engine.models import Bundle, LibraryOf, load_bundle
-from engine.scorers import Scorers, sample
+from engine.models import Bundle, load_bundle
+from engine.scorers import Embeddings, Scorers, sample
 from engine.video import encode_video, read_video
 
 MINIATURE = load_bundle("miniature")
@@ -38,7 +42,7 @@ def few() -> list[Captioned]:
 @pytest.fixture(scope="session")
 def library(few, tmp_path_factory) -> Library:
     made = Library(str(tmp_path_factory.mktemp("library")), without_clips())
-    assert made.add(few) == (40, 0, ())
+    assert add_clips(made, few) == (40, 0, ())
     return made
 
 
@@ -72,7 +76,7 @@ def test_words_find_inflections_and_nothing_else(library, few) -> None:
 def test_attributes_drop_clips_of_a_wrong_shape(library, few) -> None:
     flawed = {recipes()[n].flaw: clip.caption for n, clip in zip(chosen(), few, strict=True)}
     for flaw, reason in (("short", "shorter than 2 s"), ("tall", "narrower than 0.9 of their height")):
-        words_step, step, _ = library.retrieve(flawed[flaw]).steps
+        words_step, step, *_ = library.retrieve(flawed[flaw]).steps
         assert step.dropped[reason] == 1
         assert len(step.kept) == len(words_step.kept) - sum(step.dropped.values())
     settings = RetrievalSettings(min_seconds=0, min_frames=9, min_aspect=0)
@@ -90,28 +94,28 @@ def test_scorers_prefer_clips_that_show_the_motion(library, few) -> None:
     assert share(retrieval.steps[1].kept[:10]) <= 0.3  # words alone
     assert share(retrieval.selected[:10]) >= 0.9
     assert share(retrieval.selected) >= 0.7
-    assert retrieval.steps[2].dropped["score of 0.2 or less"] >= 5
+    assert retrieval.steps[3].dropped["score of 0.2 or less"] >= 5
     scores = [c.score for c in retrieval.selected]
     assert scores == sorted(scores, reverse=True)
     assert all(c.score == pytest.approx((c.clip + c.xclip) / 2, abs=2e-4) for c in retrieval.selected)
 
 
 def test_threshold_most_and_least(library) -> None:
-    settings = RetrievalSettings.for_bundle(MINIATURE)
+    settings = MINIATURE.library.retrieval
     everything = library.retrieve(MOTION, settings.model_copy(update={"threshold": -1, "most": 400})).steps
-    assert everything[2].kept and len(everything[2].kept) == len(everything[1].kept)
-    best = tuple(c.id for c in everything[2].kept)
+    assert everything[3].kept and len(everything[3].kept) == len(everything[2].kept)
+    best = tuple(c.id for c in everything[3].kept)
     none_pass = library.retrieve(MOTION, settings.model_copy(update={"threshold": 1}))
     assert tuple(c.id for c in none_pass.selected) == best[:4]
-    assert sum(none_pass.steps[2].dropped.values()) == len(best) - 4
-    capped = library.retrieve(MOTION, settings.model_copy(update={"threshold": -1, "most": 5})).steps[2]
+    assert sum(none_pass.steps[3].dropped.values()) == len(best) - 4
+    capped = library.retrieve(MOTION, settings.model_copy(update={"threshold": -1, "most": 5})).steps[3]
     assert tuple(c.id for c in capped.kept) == best[:5]
     assert capped.dropped == {"beyond the best 5": len(best) - 5}
 
 
 def test_the_bundles_numbers() -> None:
-    assert RetrievalSettings.for_bundle(MINIATURE) == RetrievalSettings(min_frames=24)
-    assert RetrievalSettings.for_bundle(load_bundle("cogvideox-2b")) == RetrievalSettings()
+    assert MINIATURE.library.retrieval == RetrievalSettings(min_frames=24, min_presence=0.25)
+    assert load_bundle("cogvideox-2b").library.retrieval == RetrievalSettings()  # the method's
 
 
 def test_a_motion_without_clips(library) -> None:
@@ -123,22 +127,22 @@ def test_a_motion_without_clips(library) -> None:
 
 def test_the_querys_own_words_do_not_count_as_the_motions(few, tmp_path) -> None:
     library = Library(str(tmp_path), without_clips(scorers=None, query="a fox in the forest {motion}"))
-    library.add([few[0]._replace(caption="a fox in the forest")])
+    add_clips(library, [few[0]._replace(caption="a fox in the forest")])
     with pytest.raises(InputError, match="motion 'juggles'"):
         library.retrieve("juggles")
 
 
 def test_without_scorers_words_decide(few, tmp_path) -> None:
     library = Library(str(tmp_path), without_clips(scorers=None))
-    library.add(few)
-    _, sound, selected = library.retrieve(MOTION).steps
-    assert selected.kept == sound.kept[:20]
+    add_clips(library, few)
+    *_, centred, selected = library.retrieve(MOTION).steps
+    assert selected.kept == centred.kept[:20]
     assert selected.kept[0].score is None
 
 
 def test_the_same_clip_twice_is_one_row(library, few) -> None:
     before = library.fingerprint
-    assert library.add(few[:5]) == (0, 5, ())
+    assert add_clips(library, few[:5]) == (0, 5, ())
     assert len(library) == 40
     assert library.fingerprint == before
     assert library.clip(library.search("spin", 1)[0].id)[4:8] == b"ftyp"
@@ -153,7 +157,7 @@ def test_what_cannot_be_read_is_skipped_with_the_reason(few, tmp_path) -> None:
         few[2]._replace(caption=" ", name="dumb.mp4"), Captioned("a fox", still, "still.mp4"),
         few[3]._replace(video=few[3].video[:3000], name="cut.mp4"),
     ]  # fmt: skip
-    result = library.add(clips, lambda done, total: seen.append((done, total)))
+    result = add_clips(library, clips, lambda done, total: seen.append((done, total)))
     assert (result.added, result.known) == (2, 1)
     why = dict(result.skipped)
     assert list(why) == ["broken.mp4", "dumb.mp4", "still.mp4", "cut.mp4"]
@@ -162,8 +166,59 @@ def test_what_cannot_be_read_is_skipped_with_the_reason(few, tmp_path) -> None:
     assert "one frame" in why["still.mp4"]
     assert seen[-1] == (7, 7)
     assert len(library) == 2
-    assert library.add(few[2:4]).added == 2
+    assert add_clips(library, few[2:4]).added == 2
     assert len(library.search("spin around", 40)) == sum("spin" in c.caption or "around" in c.caption for c in few[:4])
+
+
+def test_a_file_is_known_when_all_its_segments_are_there(few, tmp_path) -> None:
+    """A run that ended between two segments of a file cuts it again, and writes what is missing."""
+    library = Library(str(tmp_path), without_clips())
+    (cut,) = Cutter(library.bundle).cut(few[0])
+    halves = [
+        cut._replace(row={**cut.row, "id": f"{cut.row['source']}-{n}", "segment": n, "segments": 2}) for n in (0, 1)
+    ]
+    assert library.write(keep(library, halves[:1])) == 1
+    library.index()
+    assert library.known([few[0].source, few[1].source]) == set()
+    assert library.write(keep(library, halves)) == 1
+    assert library.known([few[0].source, few[1].source]) == {few[0].source}
+    assert library.stats().clips == 1
+    assert library.stats().segments == 2
+
+
+def test_the_vector_index_ranks_by_the_score(few, tmp_path, monkeypatch) -> None:
+    """Embeddings around 30 centres: what the index finds is what looking at every row finds."""
+    monkeypatch.setattr("engine.library.VECTOR_INDEX_FROM", 1000)
+    monkeypatch.setattr("engine.library.ROWS_A_PARTITION", 100)
+    library = Library(str(tmp_path), without_clips())
+    rng = np.random.default_rng(0)
+    centres, home = rng.standard_normal((30, 128)), rng.integers(30, size=2000)
+    both = np.split(centres[home] + 0.7 * rng.standard_normal((2000, 128)), 2, 1)
+    halves = Embeddings(*((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32) for x in both))
+    joined = join_embeddings(halves)
+    for mine, back in zip(halves, split_embeddings(joined, 64), strict=True):
+        np.testing.assert_allclose(mine, back, atol=1e-6)
+    (cut,) = Cutter(library.bundle).cut(few[0])
+    rows = [{**cut.row, "id": f"{n:064x}-0", "source": f"{n:064x}"} for n in range(2000)]
+    columns = {name: [row[name] for row in rows] for name, _ in SCHEMA}
+    assert library.write(pa.table({**columns, "embedding": list(joined)}, schema=library.schema)) == 2000
+    library.index()
+    assert {tuple(index.columns) for index in library.table.list_indices()} == {
+        ("caption",), ("id",), ("source",), ("embedding",),
+    }  # fmt: skip
+    asked = Embeddings(halves.clip[7:8], halves.xclip[7:8])
+    near, exact = (library.nearest(join_embeddings(asked)[0], 20, exact) for exact in (False, True))
+    assert near.rows[0]["id"] == exact.rows[0]["id"] == rows[7]["id"]
+    assert len({r["id"] for r in near.rows} & {r["id"] for r in exact.rows}) >= 19
+    scores = [c.score for c in exact.scored(asked)]
+    assert scores == pytest.approx([1 - r["_distance"] for r in exact.rows], abs=1e-3)
+
+
+def test_search_finds_what_words_do_not(library) -> None:
+    assert {hit.bm25 for hit in library.search("juggles", 5)} == {None}
+    hits = library.search("spins around", 10)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert len({hit.id for hit in hits}) == 10
 
 
 def test_other_containers_become_mp4(few, tmp_path) -> None:
@@ -178,7 +233,7 @@ def test_other_containers_become_mp4(few, tmp_path) -> None:
             gif.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         gif.mux(stream.encode())
     library = Library(str(tmp_path / "library"), without_clips())
-    assert library.add([Captioned("a spinning fox", path.read_bytes())]).added == 1
+    assert add_clips(library, [Captioned("a spinning fox", path.read_bytes())]).added == 1
     video, rate = read_video(library.clip(library.search("spins")[0].id))
     assert video.shape == (24, 62, 112, 3)
     assert rate == 8
@@ -201,16 +256,16 @@ def test_an_empty_library_is_filled_whole_or_not_at_all(tmp_path) -> None:
     CALLS.clear()
     bundle = without_clips(clips=f"{__name__}:a_few_clips")
     with pytest.raises(KeyboardInterrupt):
-        Library(str(tmp_path), bundle).prepare()
+        prepare(Library(str(tmp_path), bundle))
     assert len(Library(str(tmp_path), without_clips())) == 0
     seen: list[tuple[int, int]] = []
     library = Library(str(tmp_path), bundle)
-    library.prepare(lambda done, total: seen.append((done, total)))
+    prepare(library, lambda done, total: seen.append((done, total)))
     assert len(library) == 6
     assert len(seen) == 6
     filled = library.fingerprint
     again = Library(str(tmp_path), bundle)
-    again.prepare()
+    prepare(again)
     assert len(CALLS) == 2
     assert again.fingerprint == filled
 
@@ -223,7 +278,7 @@ def test_other_scorers_embed_all_clips_again(library, tmp_path) -> None:
         colours.write_text(colours.read_text().replace("0.4", "0.3"))
     changed = Library(str(tmp_path / "library"), without_clips(scorers=str(tmp_path / "scorers")))
     before = [c.score for c in changed.search("spins around", 5)]
-    changed.prepare()
+    prepare(changed)
     after = [c.score for c in changed.search("spins around", 5)]
     assert before == [c.score for c in library.search("spins around", 5)]
     assert after != before
