@@ -8,33 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
+import os
 import time
 from typing import Any
 
 import ray
-from pydantic import BaseModel
 
 from cluster.delivery import Delivery
+from cluster.failures import Failures
 from cluster.films import Film, FilmRequest, Job
-from cluster.lease import RENEW_S, Lease
+from cluster.journal import Asked, Journal
+from cluster.lease import RENEW_S, Lease, LeaseLost
 from cluster.local import NAMESPACE
+from cluster.patience import StorageAway, StorageFull
 from cluster.pool import Pool
 from cluster.schedule import Waiting, assign
 from cluster.store import DamagedResult, Store
+from cluster.watch import Watch
 from engine.errors import InputError
 from engine.video import join_videos
 
-ATTEMPTS = 3  # of one job, each lost with its worker or failed by itself
-JOURNAL = "journal/films"
+logger = logging.getLogger(__name__)
 HOSTS = {"plan": "planner", "clips": "index"}  # kinds of job that go to a host of their own
-
-
-class AskedFor(BaseModel):
-    """The journal's word on a film that is not finished: what, with how many workers, and when."""
-
-    request: FilmRequest
-    workers: int
-    time: float
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
@@ -43,6 +39,7 @@ class Studio:
 
     def __init__(self, storage: str, device: str) -> None:
         self.store, self.pool = Store(storage), Pool(device)
+        self.journal = Journal(self.store)
         context = ray.get_runtime_context()
         self.me = context.current_actor
         self.lease = Lease(self.store, context.get_actor_id())
@@ -50,7 +47,8 @@ class Studio:
         self.films: dict[str, Film] = {}  # request key -> the film, once it is planned
         self.errors: dict[str, str] = {}  # request key -> why it stopped
         self.steps: dict[str, tuple[int, int]] = {}  # job key -> steps done, of how many
-        self.attempts: dict[str, int] = {}
+        self.failures, self.watch = Failures(), Watch()
+        self.hung: dict[str, str] = {}  # job key -> why its processes were ended
         self.running: dict[asyncio.Task[None], tuple[str, tuple[str, ...]]] = {}  # task -> job key, workers
         self.done: set[tuple[str, str]] = set()  # results that are in the store
         self.wake = asyncio.Event()
@@ -63,10 +61,8 @@ class Studio:
         if self.loop is None:
             self.lease.acquire()
             self.loop = asyncio.create_task(self._run())
-            asked = [
-                AskedFor.model_validate_json(self.store.read(f"{JOURNAL}/{n}") or b"") for n in self.store.list(JOURNAL)
-            ]
-            for entry in sorted(asked, key=lambda entry: entry.time):
+            asked = self.journal.open_films()
+            for entry in asked:
                 self.requests[entry.request.key] = entry.request
             await self.pool.grow(max((entry.workers for entry in asked), default=0))
             self.wake.set()
@@ -76,14 +72,13 @@ class Studio:
         await self.open()
         key = request.key
         if request.finished(self.store) is None:
-            entry = AskedFor(request=request, workers=workers, time=time.time())
-            self.store.write_new(f"{JOURNAL}/{key}.json", entry.model_dump_json().encode())
+            self.journal.ask(Asked(request=request, workers=workers, time=time.time()))
         self.requests[key] = request
         self.errors.pop(key, None)
+        self.failures.forget([request.plan_job] if request.plan_job else [])
         if film := self.films.pop(key, None):  # the store is asked again, and so is every job
             self.done.difference_update({("film", film.key), *(job.result for job in film.jobs)})
-            for job in film.jobs:
-                self.attempts.pop(job.key, None)
+            self.failures.forget(film.jobs)
         await self.pool.grow(workers)
         if request.story and request.learn and request.library and request.finished(self.store) is None:
             self.pool.host("index").fingerprint.remote(request.model, request.library)  # fills it beside the planning
@@ -112,6 +107,7 @@ class Studio:
 
     async def progress(self, job_key: str, step: int, total: int) -> None:
         self.steps[job_key] = step, total
+        self.watch.progress(job_key, step, total)
 
     async def close(self) -> None:
         """Gives the storage back and forgets what is unfinished, whose askers are gone; the caller ends the actor."""
@@ -120,20 +116,24 @@ class Studio:
         for kind in list(self.pool.hosts):
             await self.pool.end(kind)
         for key in self.requests:
-            self.store.delete(f"{JOURNAL}/{key}.json")
+            self.journal.forget(key)
         self.lease.release()
 
     # the loop
 
     async def _run(self) -> None:
-        renewed = time.monotonic()
         while True:
-            self._plan_films()
-            await self._finish_films()
-            await self._start_jobs()
-            if time.monotonic() - renewed > RENEW_S:
-                self.lease.renew()
-                renewed = time.monotonic()
+            try:
+                self.lease.hold()
+                self._end_hung()
+                self._plan_films()
+                await self._finish_films()
+                await self._start_jobs()
+                self._give_up_films()
+            except LeaseLost:  # two studios must not work on one storage
+                os._exit(1)
+            except StorageAway as away:  # films are as they were, and are looked at again
+                logger.warning("%s", away)
             woken = asyncio.create_task(self.wake.wait())
             await asyncio.wait({woken, *self.running}, timeout=RENEW_S, return_when=asyncio.FIRST_COMPLETED)
             woken.cancel()
@@ -168,6 +168,9 @@ class Studio:
             if key not in self.errors and not ((film := self.films.get(key)) and ("film", film.key) in self.done)
         ]  # fmt: skip
 
+    def _all_jobs(self, request: FilmRequest) -> tuple[Job, ...]:
+        return *((request.plan_job,) if request.plan_job else ()), *self._jobs(request)
+
     def _jobs(self, request: FilmRequest) -> tuple[Job, ...]:
         """What is known of a film's jobs: its plan's alone, then all others."""
         film = self.films.get(request.key)
@@ -178,7 +181,8 @@ class Studio:
         busy = {key for key, _ in self.running.values()}
         return [
             (number, job) for number, request in enumerate(self._open()) for job in self._jobs(request)
-            if job.key not in busy and not self._stored(job) and all(self._has(*need) for need in job.needs)
+            if job.key not in busy and not self.failures.why_not(job)
+            and not self._stored(job) and all(self._has(*need) for need in job.needs)
         ]  # fmt: skip
 
     def _under_way(self) -> dict[int, int]:
@@ -197,6 +201,8 @@ class Studio:
         """One attempt at a job. A lost process costs an attempt; so does an error in the job."""
         self.steps[job.key] = 0, 0
         delivery = Delivery(self.store, self.me, job)
+        attempt = self.journal.started(job, workers)
+        self.watch.started(job)
         try:
             if job.kind == "plan":
                 await self.pool.host("planner").plan.remote(job, delivery)
@@ -204,8 +210,12 @@ class Studio:
                 await self.pool.host("index").retrieve.remote(job, delivery)
             else:
                 await self._on_workers(job, workers, delivery)
+            self.failures.finished(job)
+            self.watch.ended(job, well=True)
+            self.journal.ended(attempt)
         except Exception as error:
-            self._failed(job, error)
+            self.watch.ended(job, well=False)
+            self.journal.ended(attempt, self.failures.failed(job, error, self.hung.pop(job.key, "")))
             lost = isinstance(error, ray.exceptions.RayActorError)
             if lost and job.kind in HOSTS:
                 self.pool.hosts.pop(HOSTS[job.kind], None)
@@ -226,15 +236,22 @@ class Studio:
         for name in workers:
             self.pool.resident[name] = job.fingerprint
 
-    def _failed(self, job: Job, error: Exception) -> None:
-        """Counts the attempt; a job that is out of attempts, or was asked for wrongly, ends the films that need it."""
-        cause = getattr(error, "cause", None) or error
-        self.attempts[job.key] = self.attempts.get(job.key, 0) + 1
-        if self.attempts[job.key] < ATTEMPTS and not isinstance(cause, InputError):
-            return
-        how = f"failed {self.attempts[job.key]} times: " if not isinstance(cause, InputError) else ""
-        why = f"{job.kind} {job.label}: {how}{(str(cause).strip().splitlines() or [type(cause).__name__])[-1]}"
-        self.errors |= {r.key: why for r in self._open() if any(job.key == other.key for other in self._jobs(r))}
+    def _end_hung(self) -> None:
+        """Ends the processes of jobs that make no progress; each costs an attempt like a process that died."""
+        for key, why in self.watch.hung().items():
+            job = self.watch.seen.pop(key).job
+            self.hung[key] = why
+            names = next((names for k, names in self.running.values() if k == key), ())
+            for actor in [self.pool.workers[name] for name in names] or [self.pool.host(HOSTS[job.kind])]:
+                ray.kill(actor, no_restart=False)
+
+    def _give_up_films(self) -> None:
+        """Films of which nothing more can be made end; what is finished of them stays."""
+        busy = {key for key, _ in self.running.values()}
+        for request in self._open():
+            jobs = self._jobs(request)
+            if busy.isdisjoint(job.key for job in jobs) and (why := self.failures.end_of(jobs, self.done)):
+                self.errors[request.key] = why
 
     def _plan_films(self) -> None:
         """Films whose plan is there now become graphs of jobs."""
@@ -263,11 +280,18 @@ class Studio:
                     continue
                 told = [scene.narration for scene in film.plan.scenes]
                 data = await asyncio.to_thread(join_videos, clips, told)
-                notes = {"scenes": [job.key for job in film.scenes], "sha256": hashlib.sha256(data).hexdigest()}
+                notes = {
+                    "scenes": [job.key for job in film.scenes], "sha256": hashlib.sha256(data).hexdigest(),
+                    "needs": [job.result for job in self._all_jobs(request)],
+                }  # fmt: skip
                 files = {"film.mp4": data, "request.json": request.model_dump_json().encode()}
-                self.store.put("film", film.key, files, notes)
-                self.done.add(("film", film.key))
-            self.store.delete(f"{JOURNAL}/{request.key}.json")
+                try:
+                    self.store.put("film", film.key, files, notes)
+                except StorageFull as full:
+                    self.errors[request.key] = str(full)
+                    continue
+            await asyncio.to_thread(self.journal.finish, request.key, film.key, film.jobs)
+            self.done.add(("film", film.key))
 
 
 def open_studio(store: Store, device: str) -> Any:

@@ -12,6 +12,8 @@ from ray.util.state import list_actors
 
 from cluster.client import FilmFailed, render_films
 from cluster.films import FilmRequest
+from cluster.journal import Journal
+from cluster.lease import holder
 from cluster.store import Store
 from engine.video import read_video
 from tests.conftest import scenes_of, small_request
@@ -33,8 +35,18 @@ def test_a_film_is_made_by_studio_and_workers(a_film) -> None:
     assert sum(a["class"] == "Worker" for a in alive) == 2
     side_by_side = max(sum(s["state"] == "running" for s in scenes_of(state)) for state in seen[:-1])
     assert side_by_side == 2
-    assert store.list("journal/films") == []
-    assert store.read("lease.json") is None
+    assert Journal(store).open_films() == []
+    assert holder(store) is None
+
+
+def test_the_journal_has_the_films_timeline(a_film) -> None:
+    """Each scene once, on one of two workers, within the time in which the film was made."""
+    store, request, _ = a_film
+    done = Journal(store).done_film(request.key)
+    assert {span.key for span in done.spans} == {job.key for job in request.film(request.plan).scenes}
+    assert {(span.kind, span.outcome, len(span.worker)) for span in done.spans} == {("scene", "finished", 1)}
+    assert len({span.worker for span in done.spans}) == 2
+    assert all(done.asked <= span.start < span.end <= done.done for span in done.spans)
 
 
 def test_the_films_frames_are_the_scenes_frames(a_film) -> None:

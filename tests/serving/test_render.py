@@ -67,7 +67,7 @@ def test_the_judge_reads_what_was_written(command, tmp_path, monkeypatch, capsys
 
 def test_a_damaged_scene_is_made_again(a_film, command, tmp_path, capsys) -> None:
     store, request, _ = a_film
-    name = f"results/scene/{request.film(request.plan).scenes[0].key}/clip.mp4"
+    name = store.place("scene", request.film(request.plan).scenes[0].key, "clip.mp4")
     before = store.read(name)
     store.write(name, before[:-1] + b"!")
     assert main(command) == 0
