@@ -60,9 +60,8 @@ def requests(store: Store, films: int, first_seed: int, steps: int | None, learn
 
 def engine(folder: Path, films: int, steps: int | None, learn: bool) -> dict[str, float]:
     """Seconds of a cold and of a warm run, and of their parts."""
-    from cluster.client import close_studio, make_films
+    from cluster.client import close_studio, make_films, open_studio
     from cluster.local import ray_cluster
-    from cluster.studio import open_studio
 
     store, seen = Store(str(folder)), {}
     began = time.perf_counter()

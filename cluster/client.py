@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,12 +12,14 @@ import ray
 from actors.planner import Planner
 from cluster.delivery import Delivery
 from cluster.films import FilmRequest, PlanJob
-from cluster.local import gpus, ray_cluster
+from cluster.local import NAMESPACE, gpus, ray_cluster
+from cluster.pool import WORKER
 from cluster.store import Store
-from cluster.studio import open_studio
+from cluster.studio import Studio
 from engine.errors import InputError
 
 POLL_S = 0.2
+UNFINISHED = ("running", "paused")
 Watch = Callable[[list[dict[str, Any]]], None]
 
 
@@ -25,7 +28,7 @@ class FilmFailed(Exception):
 
 
 def render_films(
-    store: Store, requests: Sequence[FilmRequest], workers: int, address: str | None, watch: Watch
+    store: Store, requests: Sequence[FilmRequest], workers: int, address: str | None, watch: Watch, priority: int = 0
 ) -> None:
     """Has all films made and returns when they are in the store. `watch` gets their states a few times a second.
 
@@ -37,24 +40,56 @@ def render_films(
             raise InputError("the film was asked for on GPUs, but the cluster has none")
         studio = open_studio(store, device)
         try:
-            make_films(studio, requests, workers, watch)
+            make_films(studio, requests, workers, watch, priority)
         finally:
             if address is None:  # our own Ray ends with us; its studio must not keep the storage
                 close_studio(studio)
 
 
-def make_films(studio: Any, requests: Sequence[FilmRequest], workers: int, watch: Watch) -> None:
+def make_films(studio: Any, requests: Sequence[FilmRequest], workers: int, watch: Watch, priority: int = 0) -> None:
     """The same by a studio that is there and stays."""
-    keys = [_get(studio.submit.remote(request, workers)) for request in requests]
+    keys = [_get(studio.submit.remote(request, workers, priority)) for request in requests]
     while True:
         states = _get(studio.status.remote(keys))
         watch(states)
-        if all(state["state"] != "running" for state in states):
+        if all(state["state"] not in UNFINISHED for state in states):
             break
         time.sleep(POLL_S)
-    failed = [state["error"] for state in states if state["state"] == "failed"]
+    failed = [state["error"] or "a film was cancelled" for state in states if state["state"] != "done"]
     if failed:
         raise FilmFailed("; ".join(failed))
+
+
+def studio_name(store: Store) -> str:
+    return "studio-" + hashlib.sha256(store.url.encode()).hexdigest()[:12]
+
+
+def open_studio(store: Store, device: str, worker: str = WORKER) -> Any:
+    """The storage's studio on the cluster that we are connected to, made when there is none. `worker` names the class
+    of its workers, module:name.
+
+    Raises InputError when a studio of another cluster has the storage.
+    """
+    options: dict[str, Any] = {"name": studio_name(store), "namespace": NAMESPACE, "get_if_exists": True}
+    options["lifetime"] = "detached"
+    studio = Studio.options(**options).remote(store.url, device, worker)  # type: ignore[attr-defined]
+    try:
+        ray.get(studio.open.remote())
+    except ray.exceptions.RayTaskError as error:
+        ray.kill(studio)
+        raise (error.cause if isinstance(error.cause, InputError) else error) from None
+    return studio
+
+
+def ask_studio(store: Store, method: str, *arguments: Any) -> Any:
+    """What a method of the storage's studio returns. Raises InputError when the cluster has none."""
+    try:
+        studio = ray.get_actor(studio_name(store), NAMESPACE)
+    except ValueError:
+        raise InputError(
+            f"--storage {store.url} is in use, but not by a studio of this cluster; name its cluster with --address"
+        ) from None
+    return _get(getattr(studio, method).remote(*arguments))
 
 
 def close_studio(studio: Any) -> None:

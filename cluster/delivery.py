@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 from cluster.films import Job, Result, input_name
 from cluster.store import Store
 from engine.errors import InputError
-from engine.unfinished import Saves
+
+if TYPE_CHECKING:  # the studio needs no torch
+    from engine.unfinished import Saves
+
+REPORT_S = 0.2  # steps that follow sooner are not told: a studio of many workers would do little else
 
 
 class Delivery:
@@ -16,9 +21,12 @@ class Delivery:
 
     def __init__(self, store: Store, studio: Any, job: Job) -> None:
         self.store, self.studio, self.job = store, studio, job
+        self.reported = 0.0
 
     def report(self, done: int, total: int) -> None:
-        if self.studio is not None:
+        now = time.monotonic()
+        if self.studio is not None and (done == total or now - self.reported >= REPORT_S):
+            self.reported = now
             self.studio.progress.remote(self.job.key, done, total)
 
     def fetch(self, result: Result) -> dict[str, bytes]:
@@ -39,6 +47,8 @@ class Delivery:
 
     def saves(self) -> Saves:
         """Where the job's unfinished work is kept, until its result is there. What is damaged counts as nothing."""
+        from engine.unfinished import Saves
+
         name = f"unfinished/{self.job.kind}/{self.job.key}"
 
         def load() -> bytes | None:

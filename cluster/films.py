@@ -6,13 +6,15 @@ Pure: no Ray, no torch. What a film needs is known as soon as its plan is; what 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.store import Store, content_key
+from engine.errors import InputError
 from engine.models import Bundle, PlannerModel, PriorSettings
 from engine.plan import NONE, Character, Plan, Scene, parse_plan
 from engine.settings import FILM_REVISION, SCENE_REVISION, ExecutionPlan, RenderSettings
@@ -43,6 +45,11 @@ class Job(BaseModel):
     def label(self) -> str:
         """What people call it."""
         raise NotImplementedError
+
+    @property
+    def slot(self) -> str:
+        """Its name in the schedule: the key, unless that is not settled yet."""
+        return self.key
 
     @property
     def needs(self) -> tuple[Result, ...]:
@@ -143,9 +150,12 @@ class PriorUse(BaseModel):
 
 
 class SceneJob(Job):
-    """One scene's latents and clip."""
+    """One scene's latents and clip. `automatic`: the studio may still split it, when it starts; `was`: the key it had
+    before that."""
 
     kind: ClassVar[str] = "scene"
+    automatic: bool = False
+    was: str = ""
     scene: Scene
     seed: int
     settings: RenderSettings
@@ -162,8 +172,17 @@ class SceneJob(Job):
         )  # fmt: skip
 
     @property
+    def slot(self) -> str:
+        return self.was or self.key
+
+    @property
     def label(self) -> str:
         return self.scene.id
+
+    def settled(self, execution: ExecutionPlan) -> SceneJob:
+        """The same by this execution plan, for good."""
+        about = {name: getattr(self, name) for name in type(self).model_fields}
+        return SceneJob(**{**about, "execution": execution, "automatic": False, "was": self.slot})
 
     @property
     def needs(self) -> tuple[Result, ...]:
@@ -215,11 +234,22 @@ class FilmRequest(BaseModel):
     learn: bool = True
     library: str = ""
     library_version: str = ""
+    automatic: bool = Field(
+        default=False, exclude_if=lambda automatic: not automatic,
+        description="each scene's degrees are chosen when it starts, by how many workers have nothing else to do",
+    )  # fmt: skip
+
+    takes: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default={}, exclude_if=lambda takes: not takes,
+        description="scene id -> which take of it; the first is usual, others have noise of their own",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _one_of_both(self) -> FilmRequest:
         if (self.story is None) == (self.plan is None):
             raise ValueError("a film is asked for by a story or by a plan, one of both")
+        if self.automatic and self.execution.world_size > 1:
+            raise ValueError("a film's degrees are given or chosen automatically, one of both")
         return self
 
     @cached_property
@@ -249,7 +279,10 @@ class FilmRequest(BaseModel):
         return plan.model_copy(update={"characters": story_characters(self.story)})
 
     def film(self, plan: Plan) -> Film:
-        """All jobs of the film, once its plan is there."""
+        """All jobs of the film, once its plan is there. Raises InputError for takes of scenes that it does not have."""
+        ids = [scene.id for scene in plan.scenes]
+        if missing := [name for name in self.takes if name not in ids]:
+            raise InputError(f"--take {missing[0]}: the film has no such scene; it has {', '.join(ids)}")
         shared: dict[str, Any] = {"model": self.model, "fingerprint": self.fingerprint}
         alone = self.execution.model_copy(update={"guidance_degree": 1, "ulysses_degree": 1})
         learned: dict[str, Any] = {**shared, "settings": self.prior_settings, "seed": PRIOR_SEED, "execution": alone}
@@ -276,21 +309,51 @@ class FilmRequest(BaseModel):
         def scene_job(scene: Scene) -> SceneJob:
             wanted = [("motion", r.motion) for r in scene.regions] + [("subject", r.entity) for r in scene.regions]
             mine = tuple(uses[w] for w in dict.fromkeys(wanted) if w in uses)
-            execution = self.execution
+            seed = take_seed(self.seed, self.takes.get(scene.id, 1))
             return SceneJob(
-                scene=scene, seed=self.seed, settings=self.settings, execution=execution, priors=mine, **shared
-            )
+                scene=scene, seed=seed, settings=self.settings, execution=self.execution, priors=mine,
+                automatic=self.automatic, **shared,
+            )  # fmt: skip
 
         return Film(plan, tuple(clips), tuple(priors), tuple(scene_job(scene) for scene in plan.scenes))
+
+    @property
+    def workers(self) -> int:
+        """How many it can use at once, as far as that is known before it is planned."""
+        if self.plan is None or self.automatic:
+            return sys.maxsize
+        film = self.film(self.plan)
+        return sum(job.workers for job in (*film.priors, *film.scenes))
 
     def finished(self, store: Store) -> Film | None:
         """The film, when it and all its scenes are in the store."""
         plan = self.stored_plan(store)
         if plan is None:
             return None
-        film = self.film(plan)
+        film = settled_film(self.film(plan), store)
         wanted = [("film", film.key), *(job.result for job in film.scenes)]
         return film if all(store.record(*result) is not None for result in wanted) else None
+
+
+def take_seed(seed: int, take: int) -> int:
+    """A scene's seed in its first, second, ... take."""
+    return seed if take == 1 else int.from_bytes(hashlib.sha256(f"{seed} take {take}".encode()).digest()[:7], "big")
+
+
+def settled_film(film: Film, store: Store) -> Film:
+    """The film with the execution plans that were chosen for its scenes so far."""
+    if not any(job.automatic for job in film.scenes):
+        return film
+    return replace(film, scenes=tuple(settled_scene(job, store) for job in film.scenes))
+
+
+def settled_scene(job: SceneJob, store: Store, choice: ExecutionPlan | None = None) -> SceneJob:
+    """The scene by the execution plan on record; by `choice`, which goes on record, when there is none yet."""
+    name = f"executions/{job.slot}.json"
+    if job.automatic and choice:
+        store.write_new(name, choice.model_dump_json().encode())
+    data = store.read(name) if job.automatic else None
+    return job.settled(ExecutionPlan.model_validate_json(data)) if data else job
 
 
 def story_characters(story: Story) -> dict[str, Character]:

@@ -41,6 +41,7 @@ class Asked(Entry):
     workers: int
     time: float
     priority: int = 0
+    paused: bool = False
 
 
 class JobEvent(Entry):

@@ -5,51 +5,103 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import time
 import uuid
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import ray
 
 from actors.index import Index
 from actors.planner import Planner
-from actors.worker import Worker
+from cluster.films import Job, SceneJob
 from cluster.local import SLOT
+from cluster.schedule import Schedule, pool_size
 from engine.errors import InputError
 
+WORKER = "actors.worker:Worker"
 PLACEMENT_S = 60.0  # an actor that cannot be placed for so long is an error
+PATIENCE_S = 300.0  # workers that nothing needed for so long are ended
+KEPT = 1  # but for these: the next film begins at once
+MAX_RESIDENT_LORAS = 16  # as engine/adapters.py has it; what workers hold is only guessed here
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Holds:
+    """What a worker has resident, as far as the studio knows."""
+
+    model: str | None = None
+    loras: dict[str, None] = field(default_factory=dict)  # the least recently used first
 
 
 class Pool:
-    """Workers by name, with the model that each holds."""
+    """Workers by name; the schedule hears of each that comes, is free, or goes."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self, device: str, schedule: Schedule, worker: str = WORKER) -> None:
+        self.device, self.schedule, self.worker = device, schedule, worker
         self.workers: dict[str, Any] = {}
-        self.resident: dict[str, str | None] = {}  # of workers that are ready
+        self.holds: dict[str, Holds] = {}  # of workers that are ready
         self.hosts: dict[str, Any] = {}  # "planner", "index"
+        self.why_not_more = ""
+        self._needed = time.monotonic()  # when all workers were last needed
+        self._growing: asyncio.Task[None] | None = None
+
+    # how many
 
     async def grow(self, workers: int) -> None:
         """Until the pool has this many workers. Raises InputError when the cluster has no place for one."""
-        await asyncio.gather(*(self._new_worker() for _ in range(len(self.workers), workers)))
+        await asyncio.gather(*[self._joined(self._create()) for _ in range(len(self.workers), workers)])
 
-    async def _new_worker(self) -> None:
+    def fit(self, limit: int, awake: asyncio.Event) -> None:
+        """Grows (in the background) and shrinks with what waits; `limit` is the most that somebody asked for."""
+        now = time.monotonic()
+        if self.schedule.wanted >= len(self.workers):
+            self._needed = now
+        idle = self.schedule.idle
+        size = pool_size(
+            len(self.workers), self.schedule.wanted, limit, KEPT, len(idle), now - self._needed, PATIENCE_S
+        )
+        for name in list(idle.workers)[: len(self.workers) - size]:
+            self.end_worker(name)
+        if size > len(self.workers) and self.schedule.waiting and self._growing is None:
+            self._growing = asyncio.create_task(self._grow_behind(size, awake))
+
+    async def _grow_behind(self, size: int, awake: asyncio.Event) -> None:
+        try:
+            await self.grow(size)
+            self.why_not_more = ""
+        except InputError as error:
+            self.why_not_more = str(error)
+            logger.warning("%s", error)
+        self._growing = None
+        awake.set()
+
+    def _create(self) -> str:
         name, gpus = f"worker-{uuid.uuid4().hex[:8]}", 1 if self.device == "cuda" else 0
         options: dict[str, Any] = {"name": name, "resources": {SLOT: 1}, "num_gpus": gpus}
-        self.workers[name] = Worker.options(**options).remote(self.device)  # type: ignore[attr-defined]
+        module, _, actor = self.worker.partition(":")
+        self.workers[name] = getattr(import_module(module), actor).options(**options).remote(self.device)
+        return name
+
+    async def _joined(self, name: str) -> None:
         try:
             await self.await_worker(name)
         except TimeoutError:
             ray.kill(self.workers.pop(name))
             there = {k: v for k, v in ray.cluster_resources().items() if k in (SLOT, "GPU", "CPU")}
-            asked = f"1 {SLOT}{' and 1 GPU' if gpus else ''}"
+            asked = f"1 {SLOT}{' and 1 GPU' if self.device == 'cuda' else ''}"
             raise InputError(
                 f"--workers: a worker asks {asked} and found no place in {PLACEMENT_S:.0f} s; the cluster has "
-                f"{json.dumps(there)} and {len(self.resident)} workers run; ask for fewer, or start nodes with "
+                f"{json.dumps(there)} and {len(self.holds)} workers run; ask for fewer, or start nodes with "
                 f"--resources='{{\"{SLOT}\": N}}'"
             ) from None
-        self.resident[name] = None  # from now on it is given work
+        self.holds[name] = Holds()
+        self.schedule.worker_joins(name)  # from now on it is given work
 
     async def await_worker(self, name: str) -> None:
         """Until the worker's process runs (again)."""
@@ -62,18 +114,51 @@ class Pool:
                 await asyncio.sleep(0.2)
         raise TimeoutError(name)
 
-    async def renew_lost(self, name: str) -> None:
-        """Waits until Ray has brought back a worker whose process died."""
-        self.resident[name] = None
-        await self.await_worker(name)
+    def end_worker(self, name: str) -> None:
+        self.schedule.worker_leaves(name)
+        self.holds.pop(name, None)
+        ray.kill(self.workers.pop(name))
 
-    async def renew(self, names: Iterable[str]) -> None:
-        """Ends these workers' processes, whatever they hang in, and waits until Ray has brought them back."""
+    # what they have
+
+    def used(self, names: Iterable[str], job: Job) -> None:
+        """These workers have done a job: they hold its model, and its LoRAs."""
         for name in names:
-            self.resident[name] = None
-            ray.kill(self.workers[name], no_restart=False)
-        await asyncio.sleep(0.2)  # `ready` must not be answered by the process that is being ended
-        await asyncio.gather(*(self.await_worker(name) for name in names))
+            holds = self.holds[name]
+            if holds.model != job.fingerprint:
+                self.holds[name] = holds = Holds(job.fingerprint)
+            for use in job.priors if isinstance(job, SceneJob) else ():
+                holds.loras.pop(use.key, None)
+                holds.loras[use.key] = None
+            for key in list(holds.loras)[:-MAX_RESIDENT_LORAS]:
+                del holds.loras[key]
+
+    def free(self, names: Iterable[str]) -> None:
+        """These workers can be given another job."""
+        for name in names:
+            if holds := self.holds.get(name):
+                self.schedule.worker_free(name, holds.model, holds.loras)
+
+    # processes that died, or hang
+
+    async def renew(self, names: Iterable[str], kill: bool = True) -> None:
+        """Waits until Ray has brought these workers' processes back, having ended them whatever they hang in. One that
+        does not come back leaves the pool."""
+        names = list(names)
+        for name in names:
+            self.holds[name] = Holds()
+            if kill:
+                ray.kill(self.workers[name], no_restart=False)
+        if kill:
+            await asyncio.sleep(0.2)  # `ready` must not be answered by the process that is being ended
+        for name, came in zip(
+            names, await asyncio.gather(*map(self.await_worker, names), return_exceptions=True), strict=True
+        ):
+            if came is not None:
+                logger.warning("%s does not come back: %r", name, came)
+                self.end_worker(name)
+
+    # planner and index
 
     def host(self, kind: str) -> Any:
         """The planner or the index, made when there is none."""

@@ -12,7 +12,7 @@ The rules, in this order:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
@@ -115,13 +115,7 @@ class Schedule:
                 continue
             owners.append(film)
             self.tasks[task.key] = task
-            needs = [need for need in task.needs if need in self.tasks]
-            for need in needs:
-                self._dependents.setdefault(need, []).append(task.key)
-            self._missing[task.key] = len(needs)
-            self.state[task.key] = WAITING
-            if not needs:
-                self._ready(task.key)
+            self._await_needs(task)
 
     def drop(self, film: str) -> list[str]:
         """Forgets a film; returns its jobs under way that no other film waits for."""
@@ -164,14 +158,39 @@ class Schedule:
                     self._ready(other)
 
     def retry(self, key: str, splits: tuple[Split, ...] | None = None) -> None:
-        """A job under way did not succeed: it can start again, `splits` says with how many workers."""
+        """A job under way did not succeed: it can start again, when what it needs is (still) done; `splits` says with
+        how many workers."""
         if self.state.get(key) != RUNNING:
             return
         self._leave(key)
+        task = self.tasks[key]
         if splits is not None:
-            old = self.tasks[key]
-            self.tasks[key] = Task(key, splits, old.needs, old.model, old.loras)
-        self._ready(key)
+            self.tasks[key] = task = Task(key, splits, task.needs, task.model, task.loras)
+        self._await_needs(task)
+
+    def is_under_way(self, key: str) -> None:
+        """A job that was just added was started before, by workers that are not idle."""
+        if self.state[key] != RUNNING:
+            self._leave(key)
+            self.state[key] = RUNNING
+            if self.tasks[key].splits[0][0] > 0:
+                self._count_under_way(key, 1)
+
+    def give_up(self, key: str) -> list[str]:
+        """Forgets a job and all that wait for it; returns the films that it was a job of."""
+        if key not in self.tasks:
+            return []
+        self._leave(key)
+        films, dependents = self._owners[key], self._dependents.get(key, [])
+        for film in films:
+            self.films[film].keys.pop(key, None)
+        self._forget(key)
+        for other in dependents:
+            self.give_up(other)
+        return films
+
+    def films_of(self, key: str) -> list[str]:
+        return list(self._owners.get(key, ()))
 
     def assign(self) -> list[tuple[str, tuple[str, ...]]]:
         """(job, its workers) to start now; they count as under way from here on."""
@@ -227,6 +246,15 @@ class Schedule:
 
     def _wanted(self, key: str) -> bool:
         return any(not self.films[film].paused for film in self._owners[key])
+
+    def _await_needs(self, task: Task) -> None:
+        needs = [need for need in task.needs if need in self.tasks]
+        for need in needs:
+            self._dependents.setdefault(need, []).append(task.key)
+        self._missing[task.key] = len(needs)
+        self.state[task.key] = WAITING
+        if not needs:
+            self._ready(task.key)
 
     def _ready(self, key: str) -> None:
         self.state[key] = READY
@@ -305,40 +333,3 @@ class Schedule:
             state == READY and key not in self._hosted and key not in self._too_big and self._wanted(key)
             for key, state in self.state.items()
         )
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """A job that could start now. `film` is the film's place in the order of arrival; `workers` it takes at once."""
-
-    key: str
-    film: int
-    model: str
-    workers: int = 1
-
-
-def assign(
-    waiting: Sequence[Waiting], idle: Mapping[str, str | None], running: Mapping[int, int]
-) -> list[tuple[str, tuple[str, ...]]]:
-    """(job key, its workers) to start now.
-
-    `idle`: free workers and the model each has resident (None: none yet). `running`: film -> its jobs under way. The
-    film with the fewest jobs under way comes first, then the older one; its jobs in the order given (priors stand
-    before scenes). Workers that already hold the job's model are preferred, then those that hold none. A job's key
-    starts once, however many films wait for it. A job of several workers whose turn it is keeps its turn until enough
-    are free: jobs of one worker would otherwise pass it for ever.
-    """
-    free, busy = dict(idle), dict(running)
-    out: list[tuple[str, tuple[str, ...]]] = []
-    left = list({job.key: job for job in reversed(waiting)}.values())[::-1]
-    while left and free:
-        job = min(left, key=lambda j: (busy.get(j.film, 0), j.film))  # min is stable: a film's jobs keep their order
-        if job.workers > len(free):
-            break
-        best = sorted(free, key=lambda w: (free[w] != job.model, free[w] is not None, w))
-        out.append((job.key, tuple(best[: job.workers])))
-        left.remove(job)
-        for worker in best[: job.workers]:
-            del free[worker]
-        busy[job.film] = busy.get(job.film, 0) + 1
-    return out

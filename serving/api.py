@@ -30,11 +30,10 @@ from ray.serve import Application
 from rich.console import Console
 from starlette.datastructures import UploadFile
 
-from cluster.client import close_studio
+from cluster.client import close_studio, open_studio
 from cluster.films import FilmRequest, keep_image, request_of
 from cluster.local import NAMESPACE, gpus, ray_cluster
 from cluster.store import DamagedResult
-from cluster.studio import open_studio
 from engine.errors import InputError
 from engine.models import load_bundle
 from engine.story import MAX_IMAGE_BYTES, make_story

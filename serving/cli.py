@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 
 from cluster.store import DamagedResult
 from engine.errors import InputError
+from serving import control
 from serving.library import library_app
 from serving.render import Options, Order, order_films
 
@@ -21,6 +22,7 @@ app = typer.Typer(
     help="Stories in, films out.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 app.add_typer(library_app, name="library")
+control.register(app)
 console = Console(stderr=True)
 
 EXIT_FAILED, EXIT_INPUT = 1, 2
@@ -58,6 +60,14 @@ def render(
     ] = None,
     planner_url: PlannerUrl = None,
     planner_model: PlannerName = None,
+    take: Annotated[
+        list[str] | None,
+        typer.Option(help="SCENE=N: another take of a scene, with a folder of its own; no other scene changes"),
+    ] = None,
+    priority: Annotated[int, typer.Option(help="on a cluster that others use, films of higher ones come first")] = 0,
+    automatic_parallel: Annotated[
+        bool, typer.Option("--automatic-parallel", help="split a scene over workers that have nothing else to do")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="only say what would be done and what it should cost; write resolved.yaml")
     ] = False,
@@ -68,7 +78,7 @@ def render(
     """
     options = Options(
         model, storage, workers, seed, address, out, steps, guidance, guidance_parallel, ulysses_parallel, priors,
-        cache, planner_url, planner_model,
+        cache, planner_url, planner_model, priority, automatic_parallel, tuple(take or ()),
     )  # fmt: skip
     order = order_films(files, options)
     if dry_run:
@@ -104,7 +114,7 @@ def _make(order: Order) -> list[str]:
     try:
         with Progress(console, [film.folder.name for film in missing]) as progress:
             requests = [film.request for film in missing]
-            render_films(order.store, requests, order.workers, order.address, progress.update)
+            render_films(order.store, requests, order.workers, order.address, progress.update, order.priority)
     except FilmFailed as error:
         return [str(error)]
     return []

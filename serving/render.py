@@ -44,6 +44,9 @@ class Options:
     cache: float | None = None
     planner_url: str | None = None
     planner_model: str | None = None
+    priority: int = 0
+    automatic: bool = False
+    takes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Order:
     films: tuple[Film, ...]
     workers: int
     address: str | None = field(default=None)
+    priority: int = 0
 
     def missing(self) -> list[Film]:
         """The films that are not whole in the store."""
@@ -78,8 +82,13 @@ def order_films(files: Sequence[Path], options: Options) -> Order:
     settings = render_settings(bundle, options.steps, options.guidance, options.cache)
     gpus = _gpus(options.address)
     workers = options.workers or gpus or os.cpu_count() or 1
+    if options.automatic and (options.guidance_degree, options.ulysses_degree) != (1, 1):
+        raise InputError(
+            "--automatic-parallel chooses what --guidance-parallel and --ulysses-parallel give; leave these"
+        )
     execution = execution_plan(bundle, gpus > 0, workers, options.guidance_degree, options.ulysses_degree)
     check_cache(settings, execution)
+    takes = parse_takes(options.takes)
     asked = [_read(file, bundle) for file in files]
     store = open_store(options.storage)
     films = []
@@ -88,11 +97,14 @@ def order_films(files: Sequence[Path], options: Options) -> Order:
             keep_image(store, image)
         request = request_of(
             bundle, options.model, store, seed=options.seed, settings=settings, execution=execution,
-            learn=options.priors, **what,
+            learn=options.priors, automatic=options.automatic, takes=takes, **what,
         )  # fmt: skip
-        films.append(Film(request, options.out / film_name(file)))
+        if request.plan:
+            request.film(request.plan)  # raises for takes of scenes that it does not have
+        folder = ".".join([film_name(file), *(f"{scene}-{take}" for scene, take in takes.items())])
+        films.append(Film(request, options.out / folder))
     _check_folders(films, files)
-    return Order(store, bundle, tuple(films), workers, options.address)
+    return Order(store, bundle, tuple(films), workers, options.address, options.priority)
 
 
 def _read(file: Path, bundle: Bundle) -> tuple[dict[str, Story | Plan], Images]:
@@ -140,6 +152,17 @@ def check_story(story: Story, bundle: Bundle, source: str) -> None:
 def check_workers(workers: int | None) -> None:
     if workers is not None and not 1 <= workers <= MAX_WORKERS:
         raise InputError(f"--workers {workers}: must be 1..{MAX_WORKERS}")
+
+
+def parse_takes(takes: Sequence[str]) -> dict[str, int]:
+    """SCENE=N, ... -> scene -> take. Raises InputError."""
+    parsed = {}
+    for take in takes:
+        scene, _, number = take.rpartition("=")
+        if not scene or not number.isdecimal() or int(number) < 1:
+            raise InputError(f"--take {take}: say SCENE=N, such as one=2 for the second take of the scene one")
+        parsed[scene] = int(number)
+    return parsed
 
 
 def execution_plan(bundle: Bundle, cuda: bool, workers: int, guidance: int, ulysses: int) -> ExecutionPlan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cluster.films import Film, FilmRequest, story_characters
+from engine.errors import InputError
 from engine.plan import Plan, Region, Scene
 from engine.settings import ExecutionPlan, RenderSettings
 from engine.story import Story
@@ -121,3 +122,24 @@ def test_without_priors_nothing_is_learned() -> None:
 def test_a_request_is_a_story_or_a_plan() -> None:
     with pytest.raises(ValueError, match="one of both"):
         _request(story=STORY)
+
+
+def test_another_take_changes_its_scene_alone() -> None:
+    first, second, third = (_film(takes=takes) for takes in ({}, {"two": 2}, {"two": 3}))
+    assert _request(takes={}).key == _request().key != _request(takes={"two": 2}).key
+    assert first.scenes[0].key == second.scenes[0].key == third.scenes[0].key
+    assert len({film.scenes[1].key for film in (first, second, third)}) == 3
+    assert _film(takes={"two": 1}).key == first.key != second.key
+    with pytest.raises(InputError, match="--take five: the film has no such scene; it has one, two"):
+        _film(takes={"five": 2})
+
+
+def test_degrees_that_the_studio_chooses_name_no_other_result() -> None:
+    """Until a scene is split its key is that of a scene for one worker."""
+    automatic, given = _film(automatic=True), _film()
+    assert [job.key for job in automatic.scenes] == [job.key for job in given.scenes]
+    run = ExecutionPlan(device="cpu", dtype="float32", threads=1, guidance_degree=2)
+    split = automatic.scenes[0].settled(run)
+    assert split.key == _film(execution=run).scenes[0].key and split.slot == given.scenes[0].key
+    with pytest.raises(ValueError, match="one of both"):
+        _film(automatic=True, execution=run)

@@ -8,13 +8,16 @@ import signal
 import time
 
 import pytest
+import ray
 from ray.util.state import list_actors
+from safetensors.torch import load
 
-from cluster.client import FilmFailed, render_films
+from cluster.client import FilmFailed, ask_studio, close_studio, make_films, open_studio, render_films
 from cluster.films import FilmRequest
 from cluster.journal import Journal
 from cluster.lease import holder
 from cluster.store import Store
+from engine.errors import InputError
 from engine.video import read_video
 from tests.conftest import scenes_of, small_request
 
@@ -93,6 +96,61 @@ def test_a_film_that_cannot_be_made_says_why_and_others_go_on(a_film, ray_of_two
     with pytest.raises(FilmFailed, match=r"scene a-walk: failed 3 times: .*not the one the film was asked for"):
         render_films(store, [bad, good], 2, None, lambda states: None)
     assert good.finished(store) is not None
+
+
+def test_a_film_is_paused_resumed_prioritized_and_cancelled(a_film, ray_of_two, tmp_path) -> None:
+    """By a studio that stays. What is cancelled can be asked for again, and goes on from what is finished."""
+    store, request = Store(str(tmp_path)), small_request(3, seed=8)
+    studio = open_studio(store, "cpu")
+
+    def wait(until) -> dict:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            (state,) = ray.get(studio.status.remote([key]))
+            if until(state):
+                return state
+            time.sleep(0.1)
+        raise TimeoutError(str(state))
+
+    def in_state(state: dict, name: str) -> int:
+        return sum(job["state"] == name for job in state["jobs"])
+
+    key = ray.get(studio.submit.remote(request, 1, 2))
+    wait(lambda state: in_state(state, "running"))
+    ask_studio(store, "pause", key)
+    paused = wait(lambda state: in_state(state, "done") and not in_state(state, "running"))
+    assert paused["state"] == "paused" and paused["priority"] == 2 and in_state(paused, "done") == 1
+    assert [asked.paused for asked in Journal(store).open_films()] == [True]
+    ask_studio(store, "prioritize", key, 7)
+    ask_studio(store, "pause", key, False)
+    assert wait(lambda state: in_state(state, "running"))["priority"] == 7
+    ask_studio(store, "cancel", key)
+    assert wait(lambda state: not in_state(state, "running"))["state"] == "cancelled"
+    assert Journal(store).open_films() == []
+    with pytest.raises(InputError, match=f"the film {key} is cancelled and cannot be paused"):
+        ask_studio(store, "pause", key)
+    with pytest.raises(InputError, match="there is no film nobody"):
+        ask_studio(store, "cancel", "nobody")
+    make_films(studio, [request], 2, lambda states: None)
+    close_studio(studio)
+    assert request.finished(store) is not None
+    scenes = [span.key for span in Journal(store).done_film(request.key).spans if span.outcome == "finished"]
+    assert len(scenes) == len(set(scenes)) == 3
+
+
+def test_a_scene_that_is_alone_gets_two_workers(a_film, ray_of_two, tmp_path) -> None:
+    """Chosen by the studio, since one would have nothing to do; within a grey level of one worker's."""
+    before, _, _ = a_film
+    store = Store(str(tmp_path))
+    request = small_request(1, automatic=True)
+    render_films(store, [request], 2, None, lambda states: None)
+    (scene,) = request.finished(store).scenes
+    assert scene.workers == 2
+    (alone,) = small_request(1).film(small_request(1).plan).scenes
+    assert scene.was == alone.key
+    latents = [load(s.get("scene", job.key, "latents.safetensors"))["latents"] for s, job in
+               ((store, scene), (before, alone))]  # fmt: skip
+    assert (latents[0] - latents[1]).abs().max() <= 1e-4 * latents[1].abs().max()
 
 
 def test_nothing_is_left_over(a_film, ray_of_two) -> None:

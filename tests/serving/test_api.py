@@ -21,9 +21,8 @@ def server(ray_of_two, tmp_path_factory):
     """The address of a server that is up, with a storage of its own."""
     from ray import serve
 
-    from cluster.client import close_studio
+    from cluster.client import close_studio, open_studio
     from cluster.store import Store
-    from cluster.studio import open_studio
     from serving.api import ApiArgs, build
 
     storage = str(tmp_path_factory.mktemp("served"))

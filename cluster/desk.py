@@ -1,0 +1,119 @@
+"""The studio's front desk: what clients may ask of it, and what its workers tell it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import ray
+
+from cluster.attempt import end_processes
+from cluster.board import Board
+from cluster.films import FilmRequest
+from cluster.journal import Asked, Journal
+from cluster.lease import Lease
+from cluster.pool import WORKER, Pool
+from cluster.store import Store
+from cluster.watch import Watch
+from engine.errors import InputError
+
+
+class Desk:
+    """`progress` is for workers, `close` for who made the studio, all else for clients. The loop is the studio's."""
+
+    def __init__(self, storage: str, device: str, worker: str = WORKER) -> None:
+        context = ray.get_runtime_context()
+        self.me = context.current_actor
+        self.store = Store(storage)
+        self.lease, self.journal = Lease(self.store, context.get_actor_id()), Journal(self.store)
+        self.board, self.watch = Board(self.store, self.journal), Watch()
+        self.pool = Pool(device, self.board.schedule, worker)
+        self.ended: dict[str, str] = {}  # job key -> why its processes were ended
+        self.awake = asyncio.Event()
+        self.loop: asyncio.Task[None] | None = None
+
+    async def _run(self) -> None:
+        raise NotImplementedError
+
+    async def open(self) -> None:
+        """Takes the storage and goes on with the films in its journal. Raises InputError when another has it."""
+        if self.loop is None:
+            self.lease.acquire()
+            self.loop = asyncio.create_task(self._run())
+            asked = self.journal.open_films()
+            for entry in asked:
+                self.board.ask(entry)
+            await self.pool.grow(max((min(e.workers, e.request.workers) for e in asked), default=0))
+            self.awake.set()
+
+    async def submit(self, request: FilmRequest, workers: int, priority: int = 0) -> str:
+        """Takes a film on (again), with up to `workers` workers; returns its key. Higher priorities come first."""
+        await self.open()
+        asked = Asked(request=request, workers=workers, time=time.time(), priority=priority)
+        unfinished = await asyncio.to_thread(request.finished, self.store) is None
+        if unfinished:
+            self.journal.ask(asked)
+        await self.pool.grow(min(workers, request.workers))
+        if request.story and request.learn and request.library and unfinished:
+            self.pool.host("index").fingerprint.remote(request.model, request.library)  # fills it beside the planning
+        self.board.ask(asked)
+        self.awake.set()
+        return request.key
+
+    async def status(self, keys: list[str]) -> list[dict[str, Any]]:
+        """For each film what `Board.status` says."""
+        await self.open()
+        return [self.board.status(key) for key in keys]
+
+    async def films(self) -> list[str]:
+        """Keys of all films that this studio heard of, in the order of arrival."""
+        await self.open()
+        return list(self.board.asked)
+
+    async def prioritize(self, key: str, priority: int) -> None:
+        """From the next decision on. Raises InputError for a film that is unknown or at its end."""
+        self._unfinished(key, "prioritized")
+        self.board.prioritize(key, priority)
+        self._changed(key)
+
+    async def pause(self, key: str, paused: bool = True) -> None:
+        """Starts no more of the film's jobs, or does so again; what is under way goes on. Raises InputError."""
+        self._unfinished(key, "paused" if paused else "resumed")
+        self.board.pause(key, paused)
+        self._changed(key)
+
+    async def cancel(self, key: str) -> None:
+        """Nothing more of the film is made; what is finished stays in the store. Workers that only this film needed are
+        taken from it at once. Raises InputError for a film that is unknown or at its end."""
+        self._unfinished(key, "cancelled")
+        for under_way in self.board.cancel(key):
+            self.ended[under_way.job.key] = "the film was cancelled"
+            end_processes(self.pool, under_way.job, under_way.workers)
+        await asyncio.to_thread(self.journal.forget, key)
+        self.awake.set()
+
+    def _unfinished(self, key: str, what: str) -> None:
+        state = self.board.state(key)
+        if state == "unknown":
+            raise InputError(f"there is no film {key} in {self.store.url}; `dreamrunner status` shows what is")
+        if state not in ("running", "paused"):
+            raise InputError(f"the film {key} is {state} and cannot be {what}")
+
+    def _changed(self, key: str) -> None:
+        self.journal.ask(self.board.asked[key])
+        self.awake.set()
+
+    async def progress(self, job_key: str, step: int, total: int) -> None:
+        self.board.steps[job_key] = step, total
+        self.watch.progress(job_key, step, total)
+
+    async def close(self) -> None:
+        """Gives the storage back and forgets what is unfinished, whose askers are gone; the caller ends the actor."""
+        if self.loop:
+            self.loop.cancel()
+        for kind in list(self.pool.hosts):
+            await self.pool.end(kind)
+        for key in self.board.asked:
+            self.journal.forget(key)
+        self.lease.release()
