@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Any
 
@@ -17,6 +18,8 @@ from cluster.pool import WORKER, Pool
 from cluster.store import Store
 from cluster.watch import Watch
 from engine.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 class Desk:
@@ -36,11 +39,19 @@ class Desk:
     async def _run(self) -> None:
         raise NotImplementedError
 
+    def _loop_ended(self, loop: asyncio.Task[None]) -> None:
+        """By a mistake of ours: nobody must wait for ever. Whoever asks next starts it anew."""
+        if not loop.cancelled() and (error := loop.exception()):
+            logger.error("the studio's loop ended", exc_info=error)
+            self.board.errors |= {asked.request.key: f"the studio: {error!r}" for asked in self.board.open()}
+            self.loop = None
+
     async def open(self) -> None:
         """Takes the storage and goes on with the films in its journal. Raises InputError when another has it."""
         if self.loop is None:
             self.lease.acquire()
             self.loop = asyncio.create_task(self._run())
+            self.loop.add_done_callback(self._loop_ended)
             asked = self.journal.open_films()
             for entry in asked:
                 self.board.ask(entry)
