@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
-from werkzeug.serving import BaseWSGIServer, make_server
 
 ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -24,7 +23,9 @@ class S3Server:
         self.start()
 
     def start(self) -> None:
-        self.server: BaseWSGIServer = make_server("127.0.0.1", self.port, self.app, threaded=False)
+        from werkzeug.serving import make_server
+
+        self.server = make_server("127.0.0.1", self.port, self.app, threaded=False)
         self.port = self.server.server_port
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
         self.thread.start()
@@ -37,7 +38,7 @@ class S3Server:
     @property
     def environment(self) -> dict[str, str]:
         """What a program needs to speak to it."""
-        return {**ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}"}
+        return {**ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}", "AWS_ALLOW_HTTP": "true"}
 
 
 @pytest.fixture(scope="session")
