@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -176,7 +177,7 @@ class _Planner:
         repairs: list[tuple[Repairable, dict[str, Any]]] = []
         for attempt in range(1, ATTEMPTS + 1):
             text = await self.chat.complete(
-                asked, schema, self.seed + attempt - 1, max_tokens,
+                asked, schema, seed_of(self.seed, level, number, attempt), max_tokens,
                 # the same question again would get the same answer, and a topic has more than one story
                 temperature=0.0 if attempt == 1 and level != "topic" else 0.6, adapter=level != "topic",
             )  # fmt: skip
@@ -201,6 +202,11 @@ class _Planner:
             f"story: {what}: the planner gave no usable answer in {ATTEMPTS} attempts ({reason}); "
             "say it in plainer sentences, or write the plan by hand"
         )
+
+
+def seed_of(seed: int, level: str, number: int, attempt: int) -> int:
+    """Each question's own seed, of 32 bits."""
+    return zlib.crc32(f"{seed} {level} {number} {attempt}".encode())
 
 
 def slug(text: str) -> str:
