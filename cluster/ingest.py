@@ -32,6 +32,7 @@ from engine.sources import Listing, ParquetVideos, Source, row_clip
 COMMIT = 512  # segments written at once: what an interruption can lose
 BLOCK_BYTES = 16 << 20  # of pixels handed on at once
 MOST_BLOCKS = 4096
+WORTH_A_CORE = 32  # clips: one process more takes seconds to start
 NICENESS = 10  # like a CPU worker's: films go first
 NEW, KNOWN, SKIPPED = "new", "known", "skipped"
 COLUMNS = [name for name, _ in SCHEMA]
@@ -124,7 +125,7 @@ def ingest(found: Listing | ParquetVideos, model: str, url: str, report: Report 
                 if row["segment"] == 0:
                     counts[row["state"]] += 1
             report(counts.total(), total)
-            waiting.append(rows.take(fresh))
+            waiting.append(rows.take(pa.array(fresh, pa.int64())))
             if sum(map(len, waiting)) >= COMMIT:
                 _write(library, waiting)
     finally:  # an interrupted run keeps what came so far
@@ -148,16 +149,16 @@ def _stream(found: ParquetVideos | list[Source], model: str, url: str) -> Iterat
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     cores, cards = max(1, int(ray.cluster_resources().get("CPU", 1))), gpus()
     if isinstance(found, ParquetVideos):
-        fs, path = fsspec.url_to_fs(found.url)
-        clips = ray.data.read_parquet(path, filesystem=fs, columns=found.columns, ray_remote_args={"num_cpus": 0.1})
+        files, (fs, path) = found.rows, fsspec.url_to_fs(found.url)
+        clips = ray.data.read_parquet(path, filesystem=fs, columns=found.columns, num_cpus=0.1)
     else:
-        blocks = min(len(found), max(4 * cores, len(found) // BATCH), MOST_BLOCKS)
+        files = len(found)
+        blocks = min(files, max(4 * cores, files // BATCH), MOST_BLOCKS)
         clips = ray.data.from_items([source._asdict() for source in found], override_num_blocks=blocks)
     made = {"model": model, "url": url}
+    pool = ActorPoolStrategy(min_size=1, max_size=max(1, min(cores, files // WORTH_A_CORE)))
     # less than a core each: on a machine with one core the three kinds of task must be placed at the same time
-    cut = clips.flat_map(
-        CutClips, fn_constructor_kwargs=made, compute=ActorPoolStrategy(min_size=1, max_size=cores), num_cpus=0.5
-    )
+    cut = clips.flat_map(CutClips, fn_constructor_kwargs=made, compute=pool, num_cpus=0.5)
     rows = cut.map_batches(
         EmbedClips, fn_constructor_kwargs={**made, "device": "cuda" if cards else "cpu"}, batch_size=BATCH,
         batch_format="pyarrow", compute=ActorPoolStrategy(size=max(1, cards)), num_cpus=0.1, num_gpus=1 if cards else 0,

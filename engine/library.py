@@ -41,7 +41,7 @@ COMMON = {"a", "an", "and", "at", "in", "is", "it", "of", "on", "the", "to", "up
 # Below so many rows every embedding is looked at, which is exact and as quick; above, the index is told to look into
 # NPROBES of its partitions and to measure REFINE times as many neighbours as are wanted by their exact distance.
 VECTOR_INDEX_FROM = 20_000
-ROWS_A_PARTITION = 1000
+ROWS_A_PARTITION = 2000
 NPROBES, REFINE = 40, 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -56,18 +57,20 @@ def add(
     from engine.sources import list_sources
 
     found = list_sources(place)  # what is wrong with it is said before anything starts
-    library, store = open_library(model, storage), Store(storage)
-    before = library.fingerprint
-    try:
-        with ray_cluster(address, 1), _progress() as progress:
-            bar = progress.add_task("adding", total=None)
-            result = ingest(
-                found, str(library.bundle.folder), library.url,
-                lambda done, total: progress.update(bar, completed=done, total=total),
-            )  # fmt: skip
-    finally:  # films asked for from now on search anew, even when this was interrupted
-        if library.fingerprint != before:
-            store.write(f"library/{library.bundle.name}.version", library.fingerprint.encode())
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray Data's actors make Ray warn of how they are made
+    with ray_cluster(address, 1):  # first: LanceDB's threads do not like the processes that Ray starts
+        library, store = open_library(model, storage), Store(storage)
+        before = library.fingerprint
+        try:
+            with _progress() as progress:
+                bar = progress.add_task("adding", total=None)
+                result = ingest(
+                    found, str(library.bundle.folder.absolute()), library.url,
+                    lambda done, total: progress.update(bar, completed=done, total=total),
+                )  # fmt: skip
+        finally:  # films asked for from now on search anew, even when this was interrupted
+            if library.fingerprint != before:
+                store.write(f"library/{library.bundle.name}.version", library.fingerprint.encode())
     for skipped in result.skipped:
         console.print(f"Skipped {skipped.name}: {skipped.why}", soft_wrap=True, markup=False)
     console.print(
