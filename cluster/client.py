@@ -12,6 +12,7 @@ import ray
 from actors.planner import Planner
 from cluster.delivery import Delivery
 from cluster.films import FilmRequest, PlanJob
+from cluster.head import Head, HeadLost
 from cluster.local import NAMESPACE, gpus, ray_cluster
 from cluster.pool import WORKER
 from cluster.store import Store
@@ -32,7 +33,7 @@ def render_films(
 ) -> None:
     """Has all films made and returns when they are in the store. `watch` gets their states a few times a second.
 
-    Raises InputError for what cannot be started, FilmFailed when the others are done but some failed.
+    Raises InputError for what cannot be started, FilmFailed when the others are done but some failed, and HeadLost.
     """
     device = requests[0].execution.device
     with ray_cluster(address, workers):
@@ -40,17 +41,33 @@ def render_films(
             raise InputError("the film was asked for on GPUs, but the cluster has none")
         studio = open_studio(store, device)
         try:
-            make_films(studio, requests, workers, watch, priority)
-        finally:
-            if address is None:  # our own Ray ends with us; its studio must not keep the storage
-                close_studio(studio)
+            make_films(studio, requests, workers, watch, priority, address)
+        except HeadLost:
+            raise
+        except BaseException:
+            _close_own(studio, address)
+            raise
+        _close_own(studio, address)
 
 
-def make_films(studio: Any, requests: Sequence[FilmRequest], workers: int, watch: Watch, priority: int = 0) -> None:
-    """The same by a studio that is there and stays."""
-    keys = [_get(studio.submit.remote(request, workers, priority)) for request in requests]
+def _close_own(studio: Any, address: str | None) -> None:
+    if address is None:  # our own Ray ends with us; its studio must not keep the storage
+        close_studio(studio)
+
+
+def make_films(
+    studio: Any,
+    requests: Sequence[FilmRequest],
+    workers: int,
+    watch: Watch,
+    priority: int = 0,
+    address: str | None = None,
+) -> None:
+    """The same by a studio that is there and stays. Raises HeadLost when the cluster at `address` is gone."""
+    head = Head(address)
+    keys = [head.get(studio.submit.remote(request, workers, priority)) for request in requests]
     while True:
-        states = _get(studio.status.remote(keys))
+        states = head.get(studio.status.remote(keys))
         watch(states)
         if all(state["state"] not in UNFINISHED for state in states):
             break
@@ -89,12 +106,12 @@ def ask_studio(store: Store, method: str, *arguments: Any) -> Any:
         raise InputError(
             f"--storage {store.url} is in use, but not by a studio of this cluster; name its cluster with --address"
         ) from None
-    return _get(getattr(studio, method).remote(*arguments))
+    return Head(None).get(getattr(studio, method).remote(*arguments))
 
 
 def close_studio(studio: Any) -> None:
     """Ends a studio and all its actors; what is finished stays in the store."""
-    _get(studio.close.remote())
+    ray.get(studio.close.remote())
     ray.kill(studio)
 
 
@@ -103,17 +120,7 @@ def plan_story(store: Store, job: PlanJob, address: str | None) -> None:
     with ray_cluster(address, 1):
         planner = Planner.remote()  # type: ignore[attr-defined]
         try:
-            _get(planner.plan.remote(job, Delivery(store, None, job)))
+            Head(address).get(planner.plan.remote(job, Delivery(store, None, job)))
             ray.get(planner.close.remote())
         finally:
             ray.kill(planner)
-
-
-def _get(reference: ray.ObjectRef) -> Any:
-    """ray.get that gives an InputError back as itself."""
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, InputError):
-            raise error.cause from None
-        raise

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import ray
 
+from cluster.head import HeadLost, host_and_port, reach
 from engine.errors import InputError
 
 NAMESPACE = "dreamrunner"
@@ -26,6 +26,7 @@ RAY_SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_raylet_start_wait_time_s": "180",  # a busy machine is slow, not dead
     "RAY_DEDUP_LOGS": "0",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "120",  # a head that starts again is waited for; see cluster/head.py
 }
 
 
@@ -33,7 +34,7 @@ RAY_SETTINGS = {
 def ray_cluster(address: str | None, workers: int) -> Iterator[None]:
     """A connection to the cluster at `address`, or a Ray of our own with `workers` slots, which ends with the block.
 
-    Raises InputError when there is no cluster at the address.
+    Raises HeadLost when no cluster answers at the address, InputError when it is none.
     """
     if address is None and ray.is_initialized():  # a program that has its own connection keeps it
         yield
@@ -43,7 +44,9 @@ def ray_cluster(address: str | None, workers: int) -> Iterator[None]:
     here = str(Path(__file__).parent.parent)
     try:
         if address:
-            _check_reachable(address)
+            host, port = host_and_port(address)
+            if host:
+                reach(host, port)  # Ray itself would try for minutes
             ray.init(
                 address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="error",
                 runtime_env={"working_dir": here, "excludes": [".venv", "films", ".dreamrunner", ".git", ".training"]},
@@ -53,19 +56,15 @@ def ray_cluster(address: str | None, workers: int) -> Iterator[None]:
                 namespace=NAMESPACE, resources={SLOT: workers}, include_dashboard=True, dashboard_host="127.0.0.1",
                 log_to_driver=False, logging_level="error", runtime_env={"env_vars": {"PYTHONPATH": here}},
             )  # fmt: skip
-    except (OSError, ValueError) as error:
-        raise InputError(f"--address {address}: no Ray cluster answers there ({str(error).splitlines()[0]})") from None
+    except OSError as error:
+        why = str(error).splitlines()[0]
+        raise HeadLost(f"--address {address}: no Ray cluster answers there ({why}); what is finished is kept") from None
+    except ValueError as error:
+        raise InputError(f"--address {address}: {str(error).splitlines()[0]}") from None
     try:
         yield
     finally:
         ray.shutdown()
-
-
-def _check_reachable(address: str) -> None:
-    """Ray itself tries for minutes. Raises OSError when nobody listens at host:port (`auto` names no host)."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def gpus() -> int:

@@ -51,7 +51,7 @@ def patiently(action: Callable[[], T], url: str, seconds: float) -> T:
             if time.monotonic() + wait > deadline:
                 why = (str(error).splitlines() or [type(error).__name__])[0]
                 raise StorageAway(
-                    f"--storage {url} has not answered for {seconds:.0f} s ({why}); run the same command when it does"
+                    f"--storage {url} has not answered for {seconds:.0f} s ({why}); when it does, run:"
                 ) from error
         time.sleep(wait * random.uniform(0.5, 1))  # many workers must not all come back at once
         wait = min(2 * wait, LONGEST_WAIT_S)

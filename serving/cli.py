@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +14,8 @@ from rich.console import Console
 from rich.text import Text
 from typer.exceptions import TyperException
 
+from cluster.head import HeadLost
+from cluster.patience import StorageAway
 from cluster.store import DamagedResult
 from engine.errors import InputError
 from serving import control
@@ -25,7 +29,7 @@ app.add_typer(library_app, name="library")
 control.register(app)
 console = Console(stderr=True)
 
-EXIT_FAILED, EXIT_INPUT = 1, 2
+EXIT_FAILED, EXIT_INPUT, EXIT_HEAD = 1, 2, 3
 
 Model = Annotated[str, typer.Option(help="a built-in model, or a folder with a bundle.yaml")]
 Storage = Annotated[str, typer.Option(help="where results are kept: a folder, or s3://..., gs://...")]
@@ -211,7 +215,8 @@ def judge(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; the exit code is 0, 1 (a film failed), 2 (bad input) or 130 (interrupted)."""
+    """Runs the command line; the exit code is 0, 1 (a film failed), 2 (bad input), 3 (the cluster at --address does not
+    answer) or 130 (interrupted)."""
     try:
         code = app(args=arguments, standalone_mode=False)  # of typer.Exit; a command itself gives nothing
         return code if isinstance(code, int) else 0
@@ -219,6 +224,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         what = error.format_message() if hasattr(error, "format_message") else str(error)
         console.print("[red]Error:[/red]", Text(what), soft_wrap=True)
         return EXIT_INPUT
+    except (HeadLost, StorageAway) as lost:
+        line = shlex.join(["dreamrunner", *(sys.argv[1:] if arguments is None else arguments)])
+        again = "" if isinstance(lost, StorageAway) else "; when it is there again, run:"
+        console.print("[red]Error:[/red]", Text(f"{lost}{again} {line}"), soft_wrap=True)
+        return EXIT_HEAD if isinstance(lost, HeadLost) else EXIT_FAILED
     except typer.Exit as stop:
         return stop.exit_code
     except KeyboardInterrupt:

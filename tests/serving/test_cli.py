@@ -17,11 +17,11 @@ def plan(tmp_path):
     return file
 
 
-def _refused(capsys, monkeypatch, *arguments: str) -> str:
+def _refused(capsys, monkeypatch, *arguments: str, exit_code: int = 2) -> str:
     monkeypatch.setattr("ray.init", lambda *a, **k: pytest.fail("Ray was started"))
     code = main(list(arguments))
     error = capsys.readouterr().err.strip()
-    assert code == 2, error
+    assert code == exit_code, error
     assert len(error.splitlines()) == 1, error
     return error
 
@@ -94,8 +94,10 @@ def test_two_plans_for_one_folder(capsys, monkeypatch, tmp_path, plan) -> None:
 
 
 def test_an_address_where_nobody_answers(capsys, monkeypatch, plan, tmp_path) -> None:
-    error = _refused(capsys, monkeypatch, "render", str(plan), "--address", "127.0.0.1:1", "--storage", str(tmp_path))
+    command = ["render", str(plan), "--address", "127.0.0.1:1", "--storage", str(tmp_path)]
+    error = _refused(capsys, monkeypatch, *command, exit_code=3)
     assert "--address 127.0.0.1:1: no Ray cluster answers there" in error
+    assert error.endswith(f"run: dreamrunner {' '.join(command)}")
 
 
 def test_judging_what_is_no_film(capsys, tmp_path, plan) -> None:
