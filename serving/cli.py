@@ -214,6 +214,21 @@ def judge(
     print(json.dumps(report.model_dump(mode="json"))) if as_json else Console().print(judging.table(report))
 
 
+@app.command()
+def gc(
+    storage: Storage = ".dreamrunner",
+    forget: Annotated[list[str] | None, typer.Option(help="a film that need not be kept, by its key")] = None,
+    priors: Annotated[bool, typer.Option("--priors", help="clear priors, too, that no film needs")] = False,
+    library: Annotated[bool, typer.Option("--library", help="clear the motion library, too")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="clear what is listed")] = False,
+) -> None:
+    """Lists what a storage holds that no film needs, with sizes; --yes clears it. Films and all they need stay, what is
+    unfinished of open films, priors and the motion library."""
+    from serving.storage import clear_storage
+
+    clear_storage(storage, forget or [], priors, library, yes, Console())
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code is 0, 1 (a film failed), 2 (bad input), 3 (the cluster at --address does not
     answer) or 130 (interrupted)."""
