@@ -349,11 +349,15 @@ def settled_film(film: Film, store: Store) -> Film:
 
 def settled_scene(job: SceneJob, store: Store, choice: ExecutionPlan | None = None) -> SceneJob:
     """The scene by the execution plan on record; by `choice`, which goes on record, when there is none yet."""
-    name = f"executions/{job.slot}.json"
     if job.automatic and choice:
-        store.write_new(name, choice.model_dump_json().encode())
-    data = store.read(name) if job.automatic else None
+        store.write_new(execution_name(job), choice.model_dump_json().encode())
+    data = store.read(execution_name(job)) if job.automatic else None
     return job.settled(ExecutionPlan.model_validate_json(data)) if data else job
+
+
+def execution_name(job: SceneJob) -> str:
+    """Where the execution plan that was chosen for a scene is on record."""
+    return f"executions/{job.slot}.json"
 
 
 def story_characters(story: Story) -> dict[str, Character]:

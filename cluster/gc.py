@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from cluster.films import FilmRequest, Job, Result, input_name
+from cluster.films import Film, FilmRequest, Job, Result, execution_name, input_name, settled_film
 from cluster.journal import DONE, FILMS, JOBS, Journal
 from cluster.lease import FOLDER as LEASE
 from cluster.lease import Lease, newest
@@ -27,7 +27,7 @@ from cluster.store import DamagedResult, Store
 from engine.errors import InputError
 
 KINDS = ("plan", "clips", "prior", "scene", "film")  # results that are known here
-FOLDERS = ("results", "journal", "unfinished", "inputs")
+FOLDERS = ("results", "journal", "unfinished", "executions", "inputs")
 REQUESTS = "requests"  # what was asked for over HTTP: {"request": ...}
 PARTIAL = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{32}$")  # a write that was killed
 PROBE = re.compile(r"^probe-[0-9a-f]{32}$")
@@ -35,11 +35,13 @@ PROBE = re.compile(r"^probe-[0-9a-f]{32}$")
 
 @dataclass(frozen=True)
 class KnownFilm:
-    """A film that a storage knows. `results` are all that it needs; `object` is where it was asked for over HTTP."""
+    """A film that a storage knows. It needs `results`, and `executions`: the plans that were chosen for its scenes.
+    `object` is where it was asked for over HTTP."""
 
     request: FilmRequest
     state: str  # finished, open, or asked for
     results: frozenset[Result]
+    executions: frozenset[str]
     object: str = ""
 
     @property
@@ -116,13 +118,14 @@ class _Rules:
         self.results = frozenset[Result]().union(*(film.results for film in films))
         self.unfinished = frozenset[Result]().union(*(film.results for film in films if film.state != "finished"))
         self.requests = {film.request.key for film in films}
+        self.executions = frozenset[str]().union(*(film.executions for film in films))
         self.images = {input_name(image) for film in films for image in _images(film.request)}
         self.epoch = newest(store)[0]
         self.places: dict[Result, set[str]] = {}
 
     def why_unneeded(self, name: str) -> str | None:
         folder, *rest = name.split("/")
-        if PARTIAL.search(name) and folder in ("results", "journal", "lease", "unfinished", "inputs", REQUESTS):
+        if PARTIAL.search(name) and folder in (*FOLDERS, LEASE, REQUESTS):
             return "interrupted writes"
         if PROBE.match(name):
             return "interrupted writes"
@@ -130,6 +133,8 @@ class _Rules:
             return self._why_result((rest[0], rest[1]), name)
         if folder == "unfinished" and len(rest) == 2:
             return None if (rest[0], rest[1]) in self.unfinished else "unfinished work of no open film"
+        if folder == "executions":
+            return None if name in self.executions else "execution plans of no film"
         if folder == "inputs":
             return None if name in self.images else "reference images of no film"
         if name.startswith(f"{JOBS}/"):
@@ -162,30 +167,36 @@ def _films(store: Store) -> Iterable[KnownFilm]:
         notes = store.notes("film", key)
         kept = {("film", key), *(("scene", scene) for scene in notes["scenes"])}
         kept |= {(kind, need) for kind, need in notes.get("needs", ())}
-        yield KnownFilm(request, "finished", frozenset(kept | _results(store, request)))
+        results, executions = _needs(store, request)
+        yield KnownFilm(request, "finished", results | kept, executions)
     for asked in Journal(store).open_films():
-        yield KnownFilm(asked.request, "open", frozenset(_results(store, asked.request)))
+        yield KnownFilm(asked.request, "open", *_needs(store, asked.request))
     for name in store.list(REQUESTS):
         try:
             request = FilmRequest.model_validate(json.loads(store.read(f"{REQUESTS}/{name}") or b"")["request"])
         except (ValueError, KeyError, TypeError):
             continue
         state = "finished" if request.finished(store) else "asked for"
-        yield KnownFilm(request, state, frozenset(_results(store, request)), f"{REQUESTS}/{name}")
+        yield KnownFilm(request, state, *_needs(store, request), f"{REQUESTS}/{name}")
 
 
-def _results(store: Store, request: FilmRequest) -> set[Result]:
-    """All that the film needs, as far as it is known before its plan is made."""
+def _needs(store: Store, request: FilmRequest) -> tuple[frozenset[Result], frozenset[str]]:
+    """A film's results and the execution plans of its scenes, as far as they are known before its plan is made."""
     jobs: list[Job] = [request.plan_job] if request.plan_job else []
-    found: set[Result] = set()
+    film = _film(store, request)
+    if film is None:
+        return frozenset(job.result for job in jobs), frozenset()
+    settled = settled_film(film, store)
+    results = {("film", settled.key), *(job.result for job in (*jobs, *settled.jobs))}
+    return frozenset(results), frozenset(execution_name(job) for job in film.scenes if job.automatic)
+
+
+def _film(store: Store, request: FilmRequest) -> Film | None:
     try:
-        if plan := request.stored_plan(store):
-            film = request.film(plan)
-            jobs += film.jobs
-            found.add(("film", film.key))
-    except DamagedResult:
-        pass
-    return found | {job.result for job in jobs}
+        plan = request.stored_plan(store)
+        return request.film(plan) if plan else None
+    except (DamagedResult, InputError):
+        return None
 
 
 def _images(request: FilmRequest) -> set[str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.delivery import Delivery
-from cluster.films import FilmRequest, Job, keep_image
+from cluster.films import FilmRequest, Job, keep_image, settled_film, settled_scene
 from cluster.gc import clear, survey
 from cluster.journal import Asked, Journal
 from cluster.lease import Lease, holder
@@ -44,7 +45,7 @@ def _request(number: int) -> FilmRequest:
     return FilmRequest(
         **(told if number % 3 == 2 else {"plan": _plan(number)}), seed=number // 4, library="l", model="m",
         settings=RenderSettings(num_inference_steps=5, guidance_scale=4), fingerprint="f",
-        execution=ExecutionPlan(device="cpu", dtype="float32", threads=1),
+        execution=ExecutionPlan(device="cpu", dtype="float32", threads=1), automatic=number % 2 == 0,
     )  # fmt: skip
 
 
@@ -59,6 +60,8 @@ def _make(store: Store, request: FilmRequest, jobs: int | None = None) -> None:
         text = dump_plan(_plan(int(request.story.title.split()[1]))).encode()
         store.put("plan", request.plan_job.key, {"plan.yaml": text, "answers.json": b"[]"}, {})
     film = request.film(request.stored_plan(store))
+    chosen = request.execution.model_copy(update={"guidance_degree": 2})  # as a studio chooses where it may
+    film = replace(film, scenes=tuple(settled_scene(job, store, chosen) for job in film.scenes))
     for n, job in enumerate(film.jobs):
         event = journal.started(job)
         Delivery(store, None, job).saves().save(f"half of {job.label}".encode())
@@ -86,6 +89,7 @@ def _strew(store: Store) -> None:
     store.write(f"unfinished/scene/{uuid.uuid4().hex}", b"of no film")
     store.write(f"results/scene/k/.clip.mp4.{uuid.uuid4().hex}", b"killed on the way")
     store.write(f"inputs/{'1' * 64}", b"of no film")
+    store.write(f"executions/{'2' * 40}.json", b"of no film")
     store.write("library/miniature/clips.lance/data/1.lance", b"clips")
     store.write("notes/my own.txt", b"mine")
     store.write("results/scene/readme.txt", b"mine, too")
@@ -144,7 +148,7 @@ def test_every_kept_film_is_whole_and_open_ones_go_on(films, priors, strewn) -> 
 
 def _known(store: Store, request: FilmRequest) -> list[tuple[str, str]]:
     plan = request.stored_plan(store)
-    jobs = request.film(plan).jobs if plan else ()
+    jobs = settled_film(request.film(plan), store).jobs if plan else ()
     return [job.result for job in (*jobs, *((request.plan_job,) if request.plan_job else ()))]
 
 
@@ -153,7 +157,7 @@ def test_a_forgotten_film_goes_with_what_only_it_needs(tmp_path) -> None:
     kept, gone = _request(0), _request(3)  # of the same motion: they share a scene and a prior
     for request in (kept, gone):
         _make(store, request)
-    (prior,), own = kept.film(kept.plan).priors, gone.film(gone.plan).scenes[1]
+    (prior,), own = kept.film(kept.plan).priors, settled_film(gone.film(gone.plan), store).scenes[1]
     found = clear(store, forget=[gone.key[:10]])
     assert {film.title for film in found.films} == {"film 0"}
     _assert_whole(store, kept)
@@ -170,7 +174,8 @@ def test_films_asked_for_over_http_stay(tmp_path) -> None:
     store.write("requests/video_1.json", json.dumps({"request": request.model_dump(mode="json")}).encode())
     clear(store)
     plan = request.stored_plan(store)
-    assert [store.record(*job.result) is not None for job in request.film(plan).jobs] == [True, True, False, False]
+    jobs = settled_film(request.film(plan), store).jobs
+    assert [store.record(*job.result) is not None for job in jobs] == [True, True, False, False]
     clear(store, forget=[request.key])
     assert store.read("requests/video_1.json") is None and request.stored_plan(store) is None
 
