@@ -1,0 +1,80 @@
+"""Workers that hang or fail, in a real studio: what can be made is made, and what cannot says why."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.client import FilmFailed, close_studio, make_films, open_studio
+from cluster.films import FilmRequest
+from cluster.journal import Journal
+from cluster.local import NAMESPACE
+from cluster.store import Store
+from cluster.studio import Studio
+from engine.plan import Plan, Scene
+from engine.settings import ExecutionPlan, RenderSettings
+from tests.cluster.clumsy import STEPS
+
+pytestmark = pytest.mark.cluster
+WORKER = "tests.cluster.clumsy:Clumsy"
+
+
+@pytest.fixture(scope="module")
+def studio(ray_of_two, tmp_path_factory):
+    """A studio of clumsy workers, which gives a silent one 2 seconds."""
+    from cluster.client import studio_name
+
+    store = Store(str(tmp_path_factory.mktemp("clumsy")))
+    options = {"name": studio_name(store), "namespace": NAMESPACE, "lifetime": "detached"}
+    root = str(Path(__file__).parent.parent.parent)
+    options["runtime_env"] = {"env_vars": {"DREAMRUNNER_HANG_S": "2", "PYTHONPATH": root}}
+    Studio.options(**options).remote(store.url, "cpu", WORKER)
+    studio = open_studio(store, "cpu", WORKER)
+    yield store, studio
+    close_studio(studio)
+
+
+def _film(*backgrounds: str, seed: int = 0) -> FilmRequest:
+    return FilmRequest(
+        plan=Plan(scenes=tuple(Scene(id=f"s{n}", background=b) for n, b in enumerate(backgrounds))), seed=seed,
+        settings=RenderSettings(num_inference_steps=STEPS, guidance_scale=1), model="nothing", fingerprint="nothing",
+        execution=ExecutionPlan(device="cpu", dtype="float32", threads=1), learn=False,
+    )  # fmt: skip
+
+
+def test_a_worker_that_hangs_is_ended_and_its_scene_made_by_another(studio, tmp_path) -> None:
+    store, actor = studio
+    make_films(actor, [_film("well", "well")], 1, lambda states: None)  # now it is known how long a step takes
+    hangs = _film(f"hangs {tmp_path / 'pid'}", "well", seed=1)
+    make_films(actor, [hangs], 1, lambda states: None)
+    pid = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    spans = [span for span in Journal(store).done_film(hangs.key).spans if span.label == "s0"]
+    assert [span.outcome for span in spans] == ["failed", "finished"]
+    assert "hung: no progress for" in spans[0].error and "at step 2 of 5" in spans[0].error
+
+
+def test_a_broken_scene_fails_alone(studio) -> None:
+    store, actor = studio
+    film = _film("well", "broken", "well", seed=2)
+    with pytest.raises(FilmFailed, match=r"scene s1: failed 3 times: .*out of paint .2 of 3 scenes are finished."):
+        make_films(actor, [film], 1, lambda states: None)
+    assert [store.record(*job.result) is not None for job in film.film(film.plan).scenes] == [True, False, True]
+
+
+def test_scenes_that_all_fail_alike_stop_their_queue(studio) -> None:
+    """Five of them would be fifteen attempts; the reason is clear after nine."""
+    store, actor = studio
+    film = _film(*["broken"] * 5, seed=3)
+    with pytest.raises(FilmFailed, match=r"not tried, since 3 scene jobs in a row failed alike: .*out of paint"):
+        make_films(actor, [film], 1, lambda states: None)
+    attempts = Journal(store).spans([job.result for job in film.film(film.plan).scenes])
+    assert 9 <= len(attempts) <= 12
+    make_films(actor, [_film("well", seed=4)], 1, lambda states: None)  # who asks now is served again
