@@ -12,6 +12,7 @@ from cluster.patience import StorageAway
 from engine.errors import InputError
 
 LOOK_S = 5.0
+TRIES = 3
 PATIENCE_S = 45.0  # a head under a durable GCS is back by then; Ray ends our process after 60 s without one
 
 
@@ -28,6 +29,7 @@ class Head:
 
     def get(self, reference: ray.ObjectRef) -> Any:
         """ray.get that gives an InputError back as itself. Raises HeadLost."""
+        errors = 0
         while True:
             try:
                 return ray.get(reference, timeout=LOOK_S)
@@ -39,7 +41,10 @@ class Head:
                 raise
             except (ray.exceptions.RayError, ConnectionError, RuntimeError):
                 self.check()
-                raise
+                errors += 1
+                if errors == TRIES:  # the head is there: it is the answer
+                    raise
+                time.sleep(1)
 
     def check(self) -> None:
         """Raises HeadLost when it is gone for good; while it is starting again this waits."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+import ray
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +22,7 @@ from cluster import patience
 from cluster.delivery import Delivery
 from cluster.failures import ATTEMPTS, IN_A_ROW, Failures
 from cluster.films import FilmRequest
+from cluster.head import Head, HeadLost
 from cluster.journal import Asked, Journal
 from cluster.patience import StorageAway, StorageFull
 from cluster.store import DamagedResult, Store
@@ -27,6 +30,7 @@ from cluster.watch import TIMES, UNKNOWN_S, Watch
 from engine.errors import InputError
 from engine.plan import Plan, Region, Scene
 from engine.settings import ExecutionPlan, RenderSettings
+from serving.cli import main
 
 
 class Unsteady(MemoryFileSystem):
@@ -78,8 +82,8 @@ AWAY = OSError(errno.EIO, "Could not connect to the endpoint")
 # storages
 
 
-@given(st.lists(st.booleans(), max_size=12), st.binary(max_size=20))
-@settings(max_examples=60, deadline=None)
+@given(st.lists(st.booleans(), max_size=8), st.binary(max_size=20))
+@settings(max_examples=40, deadline=None)
 def test_a_storage_that_is_away_for_a_while_changes_nothing(when, data) -> None:
     """Whether an action was carried out before its answer was lost, or not."""
     patience.FIRST_WAIT_S = 0.0001
@@ -270,6 +274,72 @@ def test_scenes_whose_prior_is_broken_have_no_hope() -> None:
     assert failures.end_of(film.jobs, {b.result}) == (
         "clips yodels: the library has no clip of it (1 of 2 scenes are finished)"
     )
+
+
+# a head that is gone
+
+
+def _listener(port: int = 0) -> socket.socket:
+    server = socket.socket()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind(("127.0.0.1", port))
+    server.listen()
+    return server
+
+
+@pytest.fixture
+def unanswered(monkeypatch) -> list[Exception]:
+    """What ray.get does, one after the other; at the end it gives an answer."""
+    todo: list[Exception] = []
+
+    def get(reference, timeout):
+        if todo:
+            raise todo.pop(0)
+        return "an answer"
+
+    monkeypatch.setattr("ray.get", get)
+    monkeypatch.setattr("cluster.head.PATIENCE_S", 0.5)
+    return todo
+
+
+def test_a_head_that_is_there_but_busy_is_waited_for(unanswered) -> None:
+    with _listener() as server:
+        unanswered += [ray.exceptions.GetTimeoutError(), ConnectionError(), ray.exceptions.GetTimeoutError()]
+        assert Head(f"ray://127.0.0.1:{server.getsockname()[1]}").get(None) == "an answer"
+
+
+def test_a_head_that_starts_again_is_waited_for(unanswered) -> None:
+    server = _listener()
+    port = server.getsockname()[1]
+    server.close()
+    back: list[socket.socket] = []
+    timer = threading.Timer(0.2, lambda: back.append(_listener(port)))
+    timer.start()
+    unanswered.append(ray.exceptions.GetTimeoutError())
+    assert Head(f"ray://127.0.0.1:{port}").get(None) == "an answer"
+    timer.join()
+    back[0].close()
+
+
+@pytest.mark.parametrize(
+    "error", [ray.exceptions.GetTimeoutError(), ray.exceptions.ActorDiedError(), ConnectionError()]
+)
+def test_a_head_that_is_gone_is_said_so(unanswered, error) -> None:
+    with _listener() as server:
+        port = server.getsockname()[1]
+    unanswered.append(error)
+    with pytest.raises(HeadLost, match=rf"head at 127.0.0.1:{port} is gone .*what is finished is kept"):
+        Head(f"ray://127.0.0.1:{port}").get(None)
+
+
+def test_the_command_says_how_to_go_on(monkeypatch, capsys, tmp_path) -> None:
+    def gone(*_, **__):
+        raise HeadLost("the cluster's head at h:1 is gone")
+
+    monkeypatch.setattr("serving.storage.clear_storage", gone)
+    assert main(["gc", "--storage", str(tmp_path / "a b")]) == 3
+    error = capsys.readouterr().err
+    assert error.strip().endswith(f"when it is there again, run: dreamrunner gc --storage '{tmp_path}/a b'")
 
 
 # processes that hang
