@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.client import FilmFailed, close_studio, make_films, open_studio
+from cluster.client import FilmFailed, close_studio, make_films, open_studio, studio_name
 from cluster.films import FilmRequest
 from cluster.journal import Journal
+from cluster.lease import holder
 from cluster.local import NAMESPACE
 from cluster.store import Store
 from cluster.studio import Studio
@@ -22,19 +23,35 @@ pytestmark = pytest.mark.cluster
 WORKER = "tests.cluster.clumsy:Clumsy"
 
 
+def _studio(store: Store, **environment: str):
+    """A storage's studio of clumsy workers, in this environment."""
+    root = str(Path(__file__).parent.parent.parent)
+    options = {"name": studio_name(store), "namespace": NAMESPACE, "lifetime": "detached"}
+    options["runtime_env"] = {"env_vars": {"PYTHONPATH": root, **environment}}
+    Studio.options(**options).remote(store.url, "cpu", WORKER)
+    return open_studio(store, "cpu", WORKER)
+
+
 @pytest.fixture(scope="module")
 def studio(ray_of_two, tmp_path_factory):
-    """A studio of clumsy workers, which gives a silent one 2 seconds."""
-    from cluster.client import studio_name
-
+    """One that gives silent workers 2 seconds."""
     store = Store(str(tmp_path_factory.mktemp("clumsy")))
-    options = {"name": studio_name(store), "namespace": NAMESPACE, "lifetime": "detached"}
-    root = str(Path(__file__).parent.parent.parent)
-    options["runtime_env"] = {"env_vars": {"DREAMRUNNER_HANG_S": "2", "PYTHONPATH": root}}
-    Studio.options(**options).remote(store.url, "cpu", WORKER)
-    studio = open_studio(store, "cpu", WORKER)
+    studio = _studio(store, DREAMRUNNER_HANG_S="2")
     yield store, studio
     close_studio(studio)
+
+
+def test_a_film_on_s3(ray_of_two, s3_server, s3_url) -> None:
+    """Studio and worker are processes of their own: all between them goes through the bucket."""
+    store, request = Store(s3_url), _film("well", "well", seed=9)
+    studio = _studio(store, **s3_server.environment)
+    try:
+        make_films(studio, [request], 1, lambda states: None)
+    finally:
+        close_studio(studio)
+    assert request.finished(store) is not None
+    assert [span.outcome for span in Journal(store).done_film(request.key).spans] == ["finished"] * 2
+    assert holder(store) is None and Journal(store).open_films() == []
 
 
 def _film(*backgrounds: str, seed: int = 0) -> FilmRequest:
