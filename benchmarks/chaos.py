@@ -13,10 +13,12 @@ time_ratio is the time of the run with kills by that of the undisturbed one, bot
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,10 +54,10 @@ FIND_S, END_S = 300.0, 30.0
 class Lines:
     """A child process that answers each line with a line of JSON."""
 
-    def __init__(self, module: str, folder: Path) -> None:
+    def __init__(self, module: str, folder: Path, **environment: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=(folder / f"{module}.log").open("a"), text=True, cwd=ROOT,
+            stderr=(folder / f"{module}.log").open("a"), text=True, cwd=ROOT, env=os.environ | environment,
         )  # fmt: skip
 
     def tell(self, line: str) -> None:
@@ -131,6 +133,7 @@ class Arena:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.family, self.clusters = folder, Family(), 0
+        self.sessions = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # a short path: Ray's sockets lie there
         self.asker = Lines("benchmarks.chaos_asker", folder)
         self.start()
 
@@ -138,7 +141,7 @@ class Arena:
         self.clusters += 1
         place = self.folder / f"cluster-{self.clusters}"
         place.mkdir()
-        self.cluster = Lines("benchmarks.chaos_cluster", place)
+        self.cluster = Lines("benchmarks.chaos_cluster", place, RAY_TMPDIR=self.sessions)
         self.family.add(self.cluster.process.pid)
         (self.folder / "address").write_text(self.cluster.hear()["address"])
 
@@ -176,10 +179,8 @@ class Arena:
             if over.wait(0.02) or time.monotonic() > deadline:
                 return False
         for pid in victims if kind == "all" else [rng.choice(victims)]:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
         if kind == "all":
             self.cluster.process.wait()
             self.start()
@@ -203,7 +204,9 @@ class Arena:
         self.family.ending = True
         for pid, title in left.items():
             console.print(f"left over: {pid} {title[:100]}", markup=False)
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self.sessions, ignore_errors=True)
         return len(left)
 
     @staticmethod
