@@ -46,12 +46,12 @@ class Failures:
         self._rows.pop(_queue(job), None)
 
     def forget(self, jobs: Iterable[Job]) -> None:
-        """Somebody asks for these again: they, and their queues, get new attempts."""
+        """Somebody asks, for these again perhaps: they get new attempts, and so does every queue."""
+        self.stopped.clear()
+        self._rows.clear()
         for job in jobs:
             self.attempts.pop(job.key, None)
             self.given_up.pop(job.key, None)
-            self.stopped.pop(_queue(job), None)
-            self._rows.pop(_queue(job), None)
 
     def why_not(self, job: Job) -> str | None:
         """Why the job is not tried (any more); None when it may be."""
