@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from cluster.patience import PATIENCE_S, patiently
 from engine.errors import InputError
 
+FIELDS = {"version", "files", "notes"}
 VERSION = 2  # of records. 1: files under their plain names, and no checksum of the record itself
 T = TypeVar("T")
 
@@ -164,9 +165,10 @@ class Store:
         data = self.read(f"results/{kind}/{key}/record.json")
         try:
             record = json.loads(data or b"")
-            if "sha256" in record and record.pop("sha256") != _digest(record):
-                return None
+            checked = record.pop("sha256", None)
             version = record["version"]
+            if checked != _digest(record) if checked or version == VERSION else set(record) != FIELDS:
+                return None
             if version > VERSION:
                 raise NewerVersion(self.url, f"result {kind}/{key}", version, VERSION)
             return record if isinstance(record["files"], dict) and isinstance(record["notes"], dict) else None

@@ -60,7 +60,7 @@ class Studio(Desk):
             if not self.board.planning():
                 await self.pool.end("planner")  # it needs much memory, and planning is done
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.awake.wait(), RENEW_S)
+                await asyncio.wait_for(self.awake.wait(), min(RENEW_S, self.watch.least))
             self.awake.clear()
 
     async def _look(self, key: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def test_a_worker_that_hangs_is_ended_and_its_scene_made_by_another(studio, tmp_
         os.kill(pid, 0)
     spans = [span for span in Journal(store).done_film(hangs.key).spans if span.label == "s0"]
     assert [span.outcome for span in spans] == ["failed", "finished"]
-    assert "hung: no progress for" in spans[0].error and "at step 2 of 5" in spans[0].error
+    assert re.match(r"hung: no progress for \d+ s at step [12] of 5", spans[0].error)
 
 
 def test_a_broken_scene_fails_alone(studio) -> None:

@@ -50,7 +50,7 @@ def test_damaged_files_are_noticed_and_the_result_forgotten(store: Store) -> Non
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_record_with_a_flipped_bit_is_no_record(data) -> None:
     store = Store("memory://flipped")
     store.put("scene", "k", {"clip.mp4": b"abcdef"}, {"seconds": 1.5, "sizes": [1, 2]})
