@@ -87,6 +87,14 @@ class Worker:
         """The process id, once the worker runs."""
         return os.getpid()
 
+    def kind(self) -> str:
+        """What it computes on: the GPU's name, or cpu."""
+        if self.device == "cpu":
+            return "cpu"
+        import torch
+
+        return torch.cuda.get_device_name()
+
     def address(self) -> str:
         """Where this worker can listen for the others of a scene: host:port, free just now."""
         with socket.socket() as probe:

@@ -26,6 +26,9 @@ class Waiter:
     def ready(self) -> int:
         return os.getpid()
 
+    def kind(self) -> str:
+        return "cpu"
+
     def render(self, job: Any, delivery: Any, rank: int = 0, address: str = "") -> None:
         began, seconds = time.perf_counter(), float(job.scene.background.split()[-1])
         for step in range(1, STEPS + 1):

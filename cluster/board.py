@@ -44,6 +44,7 @@ class Board:
     def __init__(self, store: Store, journal: Journal) -> None:
         self.store, self.journal = store, journal
         self.schedule, self.times, self.failures = Schedule(), Times(), Failures()
+        self.kind = ""  # of GPU, of the last job that was finished
         self.asked: dict[str, Asked] = {}
         self.films: dict[str, Film] = {}  # planned ones
         self.jobs: dict[str, Job] = {}  # that are left
@@ -155,7 +156,7 @@ class Board:
         return Task(job.slot, splits, needs, job.fingerprint, needs if job.kind == "scene" else ())
 
     def _seconds(self, job: Job) -> float:
-        return self.times.seconds(job.kind, job.workers, _device(job), _modelled(job))
+        return self.times.seconds(job.kind, job.workers, self.kind if job.workers else "host", _modelled(job))
 
     def started(self, slot: str, workers: tuple[str, ...]) -> UnderWay | None:
         """A job that the schedule gave out; None when it is not worth trying."""
@@ -180,12 +181,13 @@ class Board:
                 self.films[key] = replace(film, scenes=scenes)
         return under_way.job
 
-    def finished(self, slot: str) -> None:
-        """An attempt went well; its result is in the store."""
+    def finished(self, slot: str, kind: str) -> None:
+        """An attempt went well, on this kind of GPU; its result is in the store."""
         done = self.under_way.pop(slot)
         seconds = time.monotonic() - done.began
         self.failures.finished(done.job)
-        self.times.observe(done.job.kind, len(done.workers), _device(done.job), _modelled(done.job), seconds)
+        self.times.observe(done.job.kind, len(done.workers), kind, _modelled(done.job), seconds)
+        self.kind = kind if done.workers else self.kind
         self._done(done.job)
 
     def _done(self, job: Job) -> None:
@@ -309,10 +311,6 @@ def _splits(job: Job) -> tuple[SceneJob, ...]:
     heads = shape.heads if shape else 1
     degrees = [{"guidance_degree": 2, "ulysses_degree": n} for n in range(1, heads + 1) if heads % n == 0]
     return tuple(job.settled(job.execution.model_copy(update=degree)) for degree in degrees)
-
-
-def _device(job: Job) -> str:
-    return getattr(getattr(job, "execution", None), "device", "host")
 
 
 _bundle = cache(load_bundle)

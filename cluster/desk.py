@@ -31,7 +31,7 @@ class Desk:
         self.store = Store(storage)
         self.lease, self.journal = Lease(self.store, context.get_actor_id()), Journal(self.store)
         self.board, self.watch = Board(self.store, self.journal), Watch()
-        self.pool = Pool(device, self.board.schedule, worker)
+        self.pool = Pool(device, self.board.schedule, self.board.times, worker)
         self.ended: dict[str, str] = {}  # job key -> why its processes were ended
         self.awake = asyncio.Event()
         self.loop: asyncio.Task[None] | None = None

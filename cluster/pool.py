@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
+import os
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -20,11 +22,12 @@ from actors.planner import Planner
 from cluster.films import Job, SceneJob
 from cluster.local import SLOT
 from cluster.schedule import Schedule, pool_size
+from cluster.times import Times
 from engine.errors import InputError
 
 WORKER = "actors.worker:Worker"
 PLACEMENT_S = 60.0  # an actor that cannot be placed for so long is an error
-PATIENCE_S = 300.0  # workers that nothing needed for so long are ended
+PATIENCE_S = float(os.environ.get("DREAMRUNNER_IDLE_S", 300))  # workers that nothing needed for so long are ended
 KEPT = 1  # but for these: the next film begins at once
 MAX_RESIDENT_LORAS = 16  # as engine/adapters.py has it; what workers hold is only guessed here
 
@@ -33,8 +36,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Holds:
-    """What a worker has resident, as far as the studio knows."""
+    """What a worker computes on, and what it has resident as far as the studio knows."""
 
+    kind: str
     model: str | None = None
     loras: dict[str, None] = field(default_factory=dict)  # the least recently used first
 
@@ -42,8 +46,8 @@ class Holds:
 class Pool:
     """Workers by name; the schedule hears of each that comes, is free, or goes."""
 
-    def __init__(self, device: str, schedule: Schedule, worker: str = WORKER) -> None:
-        self.device, self.schedule, self.worker = device, schedule, worker
+    def __init__(self, device: str, schedule: Schedule, times: Times, worker: str = WORKER) -> None:
+        self.device, self.schedule, self.times, self.worker = device, schedule, times, worker
         self.workers: dict[str, Any] = {}
         self.holds: dict[str, Holds] = {}  # of workers that are ready
         self.hosts: dict[str, Any] = {}  # "planner", "index"
@@ -100,8 +104,8 @@ class Pool:
                 f"{json.dumps(there)} and {len(self.holds)} workers run; ask for fewer, or start nodes with "
                 f"--resources='{{\"{SLOT}\": N}}'"
             ) from None
-        self.holds[name] = Holds()
-        self.schedule.worker_joins(name)  # from now on it is given work
+        self.holds[name] = Holds(await self.workers[name].kind.remote())
+        self.schedule.worker_joins(name, None, self._speed(name))  # from now on it is given work
 
     async def await_worker(self, name: str) -> None:
         """Until the worker's process runs (again)."""
@@ -126,7 +130,7 @@ class Pool:
         for name in names:
             holds = self.holds[name]
             if holds.model != job.fingerprint:
-                self.holds[name] = holds = Holds(job.fingerprint)
+                self.holds[name] = holds = Holds(holds.kind, job.fingerprint)
             for use in job.priors if isinstance(job, SceneJob) else ():
                 holds.loras.pop(use.key, None)
                 holds.loras[use.key] = None
@@ -137,7 +141,15 @@ class Pool:
         """These workers can be given another job."""
         for name in names:
             if holds := self.holds.get(name):
-                self.schedule.worker_free(name, holds.model, holds.loras)
+                self.schedule.worker_free(name, holds.model, holds.loras, self._speed(name))
+
+    def _speed(self, name: str) -> float:
+        """Of its kind of GPU beside others, in rough steps: what is nearly as fast counts as equal."""
+        return 2.0 ** round(-math.log2(self.times.factor("scene", 1, self.holds[name].kind)))
+
+    def kind_of(self, names: Sequence[str]) -> str:
+        """What these workers compute on."""
+        return "+".join(sorted({self.holds[name].kind for name in names})) if names else "host"
 
     # processes that died, or hang
 
@@ -146,7 +158,7 @@ class Pool:
         does not come back leaves the pool."""
         names = list(names)
         for name in names:
-            self.holds[name] = Holds()
+            self.holds[name] = Holds(self.holds[name].kind)
             if kill:
                 ray.kill(self.workers[name], no_restart=False)
         if kill:

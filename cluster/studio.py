@@ -84,7 +84,7 @@ class Studio(Desk):
             await perform(self.pool, job, workers, Delivery(self.store, self.me, job))
             self.watch.ended(job, well=True)
             self.journal.ended(attempt)
-            self.board.finished(slot)
+            self.board.finished(slot, self.pool.kind_of(workers))
         except Exception as error:
             job = under_way.job
             self.watch.ended(job, well=False)

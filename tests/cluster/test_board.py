@@ -70,7 +70,7 @@ def _put(board: Board, job: Job) -> None:
 async def _do(board: Board, job: Job) -> None:
     workers = board.under_way[job.key].workers
     _put(board, job)
-    board.finished(job.key)
+    board.finished(job.key, "cpu")
     _free(board, workers)
     await _look(board)
 
@@ -188,7 +188,7 @@ async def test_a_film_asked_for_again_does_not_start_what_is_under_way(board) ->
     assert board.schedule.films[request.key].under_way == 2
     for job in jobs:
         _put(board, job)
-        board.finished(job.key)
+        board.finished(job.key, "cpu")
     await _look(board)
     assert board.state(request.key) == "done"
 
@@ -230,7 +230,7 @@ async def test_a_scene_is_split_when_workers_have_nothing_else_and_that_is_kept(
     assert later.schedule.assign() == []  # it takes two workers now, whoever asks
     assert board.started(again, same).job == job
     _put(board, job)
-    board.finished(slot)
+    board.finished(slot, "cpu")
     await _look(board)
     assert board.state(key) == "done" and request.finished(board.store).scenes == (job,)
 
