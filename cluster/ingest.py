@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -29,7 +30,7 @@ from engine.library import SCHEMA, Library
 from engine.models import load_bundle
 from engine.sources import Listing, ParquetVideos, Source, row_clip
 
-COMMIT = 512  # segments written at once: what an interruption can lose
+COMMIT, COMMIT_S = 512, 30.0  # segments, or seconds, after which they are written: what a kill can lose
 BLOCK_BYTES = 16 << 20  # of pixels handed on at once
 MOST_BLOCKS = 4096
 WORTH_A_CORE = 32  # clips: one process more takes seconds to start
@@ -41,13 +42,13 @@ COLUMNS = [name for name, _ in SCHEMA]
 class CutClips:
     """One core's share: a source in, a row for each of its segments out, or one that says why there is none."""
 
-    def __init__(self, model: str, url: str) -> None:
+    def __init__(self, model: str, url: str, device: str) -> None:
         import torch
 
         torch.set_num_threads(1)
         os.nice(NICENESS)
         bundle = load_bundle(model)
-        self.cutter, self.library = Cutter(bundle), Library(url, bundle)
+        self.cutter, self.library = Cutter(bundle, device), Library(url, bundle)
 
     def __call__(self, item: dict[str, Any]) -> list[dict[str, Any]]:
         name = item.get("name") or ""
@@ -103,6 +104,7 @@ def ingest(found: Listing | ParquetVideos, model: str, url: str, report: Report 
     """Adds what was listed to the library at a URL, on the Ray cluster that we are connected to. `model` is a bundle's
     name or folder."""
     library, skipped = Library(url, load_bundle(model)), []
+    Cutter(library.bundle)  # a detector that cannot be loaded is named here, not by an actor
     if isinstance(found, ParquetVideos):
         total = found.rows
     else:
@@ -111,8 +113,9 @@ def ingest(found: Listing | ParquetVideos, model: str, url: str, report: Report 
     counts: Counter[str] = Counter()
     seen: set[str] = set()  # ids of this run: one file under two names is cut twice and written once
     waiting: list[pa.Table] = []
+    written = time.monotonic()
     try:
-        for rows in _stream(found if isinstance(found, ParquetVideos) else found.sources, model, url):
+        for rows in _stream(found if isinstance(found, ParquetVideos) else found.sources, model, library):
             fresh = []
             for n, row in enumerate(rows.select(["state", "why", "name", "id", "segment"]).to_pylist()):
                 if row["state"] == NEW and row["id"] in seen:
@@ -126,8 +129,9 @@ def ingest(found: Listing | ParquetVideos, model: str, url: str, report: Report 
                     counts[row["state"]] += 1
             report(counts.total(), total)
             waiting.append(rows.take(pa.array(fresh, pa.int64())))
-            if sum(map(len, waiting)) >= COMMIT:
+            if sum(map(len, waiting)) >= COMMIT or time.monotonic() - written > COMMIT_S:
                 _write(library, waiting)
+                written = time.monotonic()
     finally:  # an interrupted run keeps what came so far
         if _write(library, waiting) or counts[NEW]:
             library.index()
@@ -141,7 +145,7 @@ def _write(library: Library, waiting: list[pa.Table]) -> int:
     return library.write(rows.select(library.schema.names).cast(library.schema)) if rows else 0
 
 
-def _stream(found: ParquetVideos | list[Source], model: str, url: str) -> Iterator[pa.Table]:
+def _stream(found: ParquetVideos | list[Source], model: str, library: Library) -> Iterator[pa.Table]:
     """The rows of all clips, as they get ready, in any order."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # there is our own
@@ -155,12 +159,15 @@ def _stream(found: ParquetVideos | list[Source], model: str, url: str) -> Iterat
         files = len(found)
         blocks = min(files, max(4 * cores, files // BATCH), MOST_BLOCKS)
         clips = ray.data.from_items([source._asdict() for source in found], override_num_blocks=blocks)
-    made = {"model": model, "url": url}
-    pool = ActorPoolStrategy(min_size=1, max_size=max(1, min(cores, files // WORTH_A_CORE)))
+    made = {"model": model, "url": library.url, "device": "cuda" if cards else "cpu"}
+    segments = library.bundle.library.segments
+    on_card = 0.25 if cards and segments and segments.detector.kind == "yolos" else 0  # two cutters and a scorer a card
+    most = min(cores, files // WORTH_A_CORE, 2 * cards if on_card else cores)
+    pool = ActorPoolStrategy(min_size=1, max_size=max(1, most))
     # less than a core each: on a machine with one core the three kinds of task must be placed at the same time
-    cut = clips.flat_map(CutClips, fn_constructor_kwargs=made, compute=pool, num_cpus=0.5)
+    cut = clips.flat_map(CutClips, fn_constructor_kwargs=made, compute=pool, num_cpus=0.5, num_gpus=on_card)
     rows = cut.map_batches(
-        EmbedClips, fn_constructor_kwargs={**made, "device": "cuda" if cards else "cpu"}, batch_size=BATCH,
-        batch_format="pyarrow", compute=ActorPoolStrategy(size=max(1, cards)), num_cpus=0.1, num_gpus=1 if cards else 0,
+        EmbedClips, fn_constructor_kwargs=made, batch_size=BATCH, batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=max(1, cards)), num_cpus=0.1, num_gpus=0.5 if cards else 0,
     )  # fmt: skip
     yield from rows.iter_batches(batch_size=None, batch_format="pyarrow")

@@ -56,6 +56,14 @@ class Cutter:
         """The clip's segments in order. Raises InputError that says what is wrong with it."""
         if not clip.caption.strip():
             raise InputError("it has no caption; write one into a .txt file of the same name, or into captions.csv")
+        try:
+            return self._cut(clip)
+        except InputError:
+            raise
+        except Exception as error:  # footage is broken in more ways than decoders know: the next clip's turn comes
+            raise InputError(f"cannot be cut: {type(error).__name__}: {error}") from error
+
+    def _cut(self, clip: Captioned) -> list[Cut]:
         film = self._look(clip.video)
         source, whole = clip.source, [(s.start, s.end, s.window) for s in film.segments] == [(0, film.frames, PICTURE)]
         kept_as_it_is = whole and clip.video[4:8] == b"ftyp"

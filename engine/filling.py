@@ -43,7 +43,7 @@ class Added(NamedTuple):
 
 def prepare(library: Library, report: Report = no_report) -> None:
     """What must be done before the first search: fills a new library with the bundle's own first clips, and embeds all
-    clips again when the scorers are not those that embedded them."""
+    clips again when the scorers are not those that embedded them. Adding that was killed left no index: made here."""
     if library.embedded_by != library.scorers_name:
         library.replace(_embedded_again(library, report))
     source = library.bundle.library.clips
@@ -51,6 +51,8 @@ def prepare(library: Library, report: Report = no_report) -> None:
         module, function = source.split(":")
         # in one commit: a process killed meanwhile leaves none of them, and two that fill at once leave each clip once
         add_clips(library, getattr(importlib.import_module(module), function)(), report, at_once=True)
+    elif len(library) and not library.indexed:
+        library.index()
 
 
 def add_clips(library: Library, clips: Iterable[Captioned], report: Report = no_report, at_once: bool = False) -> Added:

@@ -105,7 +105,7 @@ class Library:
     def index(self) -> None:
         """Brings the indexes up to date, or makes them. The words' has stems, so that "is spinning" is found by
         "spins", and no positions: nobody asks for phrases."""
-        count, there = len(self), {column for index in self.table.list_indices() for column in index.columns}
+        count, there = len(self), self.indexed
         wanted: dict[str, Any] = {"caption": FTS(stem=True, with_position=False), "id": BTree(), "source": BTree()}
         if "embedding" in self.table.schema.names and count >= VECTOR_INDEX_FROM:
             # a byte for each number: a quarter of the memory, and no codebook to train
@@ -113,9 +113,14 @@ class Library:
                 distance_type="cosine", num_partitions=max(1, count // ROWS_A_PARTITION), sample_rate=64,
                 max_iterations=20,
             )  # fmt: skip
-        for column in wanted.keys() - there:
+        for column in sorted(wanted.keys() - there):
             self.table.create_index(column, config=wanted[column])
         self.table.optimize()
+
+    @property
+    def indexed(self) -> set[str]:
+        """The columns that have an index; without one on captions nothing can be asked."""
+        return {column for index in self.table.list_indices() for column in index.columns}
 
     # asking
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engine.cutting import Captioned, Cutter
 from engine.errors import InputError
@@ -101,14 +104,14 @@ def test_scorers_prefer_clips_that_show_the_motion(library, few) -> None:
 
 
 def test_threshold_most_and_least(library) -> None:
-    settings = MINIATURE.library.retrieval
-    everything = library.retrieve(MOTION, settings.model_copy(update={"threshold": -1, "most": 400})).steps
+    numbers = MINIATURE.library.retrieval
+    everything = library.retrieve(MOTION, numbers.model_copy(update={"threshold": -1, "most": 400})).steps
     assert everything[3].kept and len(everything[3].kept) == len(everything[2].kept)
     best = tuple(c.id for c in everything[3].kept)
-    none_pass = library.retrieve(MOTION, settings.model_copy(update={"threshold": 1}))
+    none_pass = library.retrieve(MOTION, numbers.model_copy(update={"threshold": 1}))
     assert tuple(c.id for c in none_pass.selected) == best[:4]
     assert sum(none_pass.steps[3].dropped.values()) == len(best) - 4
-    capped = library.retrieve(MOTION, settings.model_copy(update={"threshold": -1, "most": 5})).steps[3]
+    capped = library.retrieve(MOTION, numbers.model_copy(update={"threshold": -1, "most": 5})).steps[3]
     assert tuple(c.id for c in capped.kept) == best[:5]
     assert capped.dropped == {"beyond the best 5": len(best) - 5}
 
@@ -184,6 +187,39 @@ def test_a_file_is_known_when_all_its_segments_are_there(few, tmp_path) -> None:
     assert library.known([few[0].source, few[1].source]) == {few[0].source}
     assert library.stats().clips == 1
     assert library.stats().segments == 2
+
+
+def test_adding_that_was_killed_goes_on(few, tmp_path) -> None:
+    """The process dies at the 36th clip: what was written stays, can be searched, and is not added again."""
+    library = Library(str(tmp_path), without_clips())
+
+    def die(done: int, total: int) -> None:
+        if done == 35:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        add_clips(library, few, die)
+    assert len(library) == 32
+    again = Library(str(tmp_path), without_clips())
+    prepare(again)
+    assert again.search("spins around", 3)
+    result = add_clips(again, few)
+    assert (result.added, result.known) == (8, 32)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_any_bytes_are_cut_or_refused(data) -> None:
+    """A clip with some of its bytes changed, moved or cut off: never anything else than InputError."""
+    video = bytearray(library_clips()[7].video)
+    for _ in range(data.draw(st.integers(1, 6))):
+        at = data.draw(st.integers(0, len(video) - 1))
+        video[at : at + data.draw(st.integers(1, 40))] = data.draw(st.binary(max_size=40))
+    cutter = Cutter(MINIATURE)
+    with contextlib.suppress(InputError):
+        for cut in cutter.cut(Captioned("a fox", bytes(video))):
+            assert cut.row["frames"] >= 1
+            assert cut.pixels.shape[0] == 8
 
 
 def test_the_vector_index_ranks_by_the_score(few, tmp_path, monkeypatch) -> None:

@@ -198,8 +198,9 @@ def test_yolos_cuts_a_clip(yolos) -> None:
 
 
 def test_yolos_that_is_none(yolos) -> None:
-    with pytest.raises(InputError, match=r"library\.segments\.detector\.model: nowhere is no YOLOS model"):
-        make_detector(YolosDetector(kind="yolos", model="nowhere"), yolos)
+    (yolos / "empty").mkdir()
+    with pytest.raises(InputError, match=r"library\.segments\.detector\.model: empty is no YOLOS model"):
+        make_detector(YolosDetector(kind="yolos", model="empty"), yolos)
     with pytest.raises(InputError, match=r"detector\.labels: yolos knows none of unicorn; it knows person, dog, cat"):
         make_detector(YolosDetector(kind="yolos", model="yolos", labels=("unicorn",)), yolos)
 
