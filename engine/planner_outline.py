@@ -81,23 +81,26 @@ def check_invented(sentences: list[str]) -> None:
 
 
 def check_outline(scenes: list[StoryScene], sentences: list[str], words: Words | None) -> list[StoryScene]:
-    """The scenes, when they hold every sentence once and in order, each in the place that its sentences name, and in
-    each something happens. Raises Repairable with all that put right, and Refused for a scene of too many letters.
+    """The scenes, when they hold every sentence once and in order, each in the place that its sentences name. Raises
+    Repairable with that put right, and Refused for a scene of too many letters.
 
-    The last two bind models of few words alone; one that reads any text may show an empty street.
+    Places bind models of few words alone. With these, scenes without a motion only describe and join their neighbours;
+    one that reads any text may show an empty street.
     """
     reasons, done, certain = [], [], True
     if reason := _disorder(scenes, len(sentences)):
         scenes, certain = _in_order(scenes, len(sentences)), False
         reasons.append(reason)
         done.append("sentences given to the scenes in order")
-    if words and any(scene.motions for scene in scenes) and not all(scene.motions for scene in scenes):
-        idle = [n for n, scene in enumerate(scenes, 1) if not scene.motions]
-        reasons.append(f"nobody does anything in scene {idle[0]}; what only describes goes with the scene it speaks of")
-        done.append("what only describes goes with its neighbour")
+    if words and any(scene.motions for scene in scenes):
         scenes = _with_neighbours(scenes)
     if words:
-        wrong, scenes = _named_places(scenes, sentences, words)
+        divided = _by_place(scenes, sentences, words)
+        if len(divided) > len(scenes):
+            reasons.append("a scene is one shot in one place, and the sentences of one name two")
+            done.append("divided where the place changes")
+            scenes = divided
+        wrong, scenes = _where_named(scenes, sentences, words)
         reasons += wrong
         done += ["given the place that the story names"] if wrong else []
     for n, scene in enumerate(scenes, 1):
@@ -146,21 +149,43 @@ def _with_neighbours(scenes: list[StoryScene]) -> list[StoryScene]:
     return out
 
 
-def _named_places(scenes: list[StoryScene], sentences: list[str], words: Words) -> tuple[list[str], list[StoryScene]]:
-    """The scenes whose sentences name one place in the bundle's own words ("in the forest", "through the snow") and are
-    elsewhere, and all scenes where they should be. What a sentence with a negation names is left alone."""
+def _place_named(sentences: list[str], words: Words) -> str | None:
+    """The one place that the sentences name in the bundle's own words ("in the forest", "through the snow"). What a
+    sentence with a negation names is left alone."""
+    told = " ".join(sentence.lower() for sentence in sentences if not NEGATION.search(sentence))
+    named = [
+        stage
+        for stage in words.stages
+        if stage_phrases(words, stage)[0] in told
+        or re.search(rf"\b(in|into|through|across|under)( the| an?)?( \w+)? {stage}\b|\bat {stage}\b", told)
+    ]
+    return named[0] if len(named) == 1 else None
+
+
+def _by_place(scenes: list[StoryScene], sentences: list[str], words: Words) -> list[StoryScene]:
+    """Scenes whose sentences go from one named place to another are divided there: a scene is one shot in one place."""
+    out: list[StoryScene] = []
+    for scene in scenes:
+        parts: list[list[int]] = [[]]
+        here = None
+        for number in scene.sentences:
+            named = _place_named([sentences[number - 1]], words)
+            if here and named and named != here:
+                parts.append([])
+            here = named or here
+            parts[-1].append(number)
+        out += [scene.model_copy(update={"sentences": part}) for part in parts]
+    return out
+
+
+def _where_named(scenes: list[StoryScene], sentences: list[str], words: Words) -> tuple[list[str], list[StoryScene]]:
+    """Which scenes are elsewhere than their sentences say, and all scenes where they should be."""
     wrong, right = [], []
     for n, scene in enumerate(scenes, 1):
-        told = " ".join(s.lower() for s in (sentences[k - 1] for k in scene.sentences) if not NEGATION.search(s))
-        named = [
-            stage
-            for stage in words.stages
-            if stage_phrases(words, stage)[0] in told
-            or re.search(rf"\b(in|into|through|across|under)( the| an?)?( \w+)? {stage}\b|\bat {stage}\b", told)
-        ]
-        if len(named) == 1 and scene.place != named[0]:
-            wrong.append(f"scene {n} is {stage_phrases(words, named[0])[0]}, so its place is {named[0]}")
-            scene = scene.model_copy(update={"place": named[0]})
+        named = _place_named([sentences[k - 1] for k in scene.sentences], words)
+        if named and scene.place != named:
+            wrong.append(f"scene {n} is {stage_phrases(words, named)[0]}, so its place is {named}")
+            scene = scene.model_copy(update={"place": named})
         right.append(scene)
     return wrong, right
 

@@ -37,8 +37,14 @@ class SmallScene:
     """Its sentences, and what they mean."""
 
     stage: str
-    sentences: list[str] = field(default_factory=list)
+    opening: list[str] = field(default_factory=list)  # before anything happens
+    telling: list[str] = field(default_factory=list)
+    closing: list[str] = field(default_factory=list)  # afterwards
     acts: list[Act] = field(default_factory=list)
+
+    @property
+    def sentences(self) -> list[str]:
+        return [*self.opening, *self.telling, *self.closing]
 
     @property
     def narration(self) -> str:
@@ -61,12 +67,14 @@ class SmallStory:
         return [sentence for scene in self.scenes for sentence in scene.sentences]
 
     def answer(self) -> dict[str, Any]:
-        """What level 1 of the planner should answer."""
+        """What level 1 of the planner should answer: sentences that only describe apart, without motions."""
         scenes, number = [], 1
         for scene in self.scenes:
-            numbers = list(range(number, number + len(scene.sentences)))
-            scenes.append({"sentences": numbers, "place": scene.stage, "motions": scene.motions})
-            number += len(numbers)
+            alone: list[tuple[list[str], list[str]]] = [([s], []) for s in scene.opening]
+            for said, motions in [*alone, (scene.telling, scene.motions), *(([s], []) for s in scene.closing)]:
+                numbers = list(range(number, number + len(said)))
+                scenes.append({"sentences": numbers, "place": scene.stage, "motions": motions})
+                number += len(said)
         return {"scenes": scenes}
 
 
@@ -129,27 +137,27 @@ class _Teller:
             opening = rng.choice([*SCENERY, f"Once upon a time there was {words.article(names[0])}.",
                                   f"This is the story of {words.article(names[0])}."])  # fmt: skip
             if scene.acts or opening in SCENERY:
-                scene.sentences.insert(0, opening)
+                scene.opening.append(opening)
         elif self.chance(0.28):
-            scene.sentences.append(self.comment(scene))
+            scene.closing.append(self.comment(scene))
         self.scenes.append(scene)
 
     def alone(self, scene: SmallScene, name: str, place: str) -> None:
         rng, noun, kind = self.rng, self.noun(name), self.rng.random()
-        if kind < 0.22:
+        if kind < 0.32:
             self.change(scene, name, noun, place)
             return
         motion = self.motion()
         scene.acts.append(Act(name, motion))
         if kind < 0.42:
             text = self.negated(name, noun, motion)
-        elif kind < 0.52:
+        elif kind < 0.49:
             text = f"there {self.tense_of('is', 'was')} {words.article(name)}{rng.choice([',', ''])} " + self.said(
                 motion, "doing"
             )
-        elif kind < 0.62:
+        elif kind < 0.58:
             text = f"{noun} {self.tense_of('is', 'was')} {self.said(motion, 'doing')}"
-        elif kind < 0.7:
+        elif kind < 0.65:
             start = rng.choice(["begins to", "starts to", "wants to and does", "decides to", "has to", "loves to"])
             if self.tense == "past":
                 start = rng.choice(["began to", "started to", "could not help but", "decided to", "had to"])
@@ -237,7 +245,7 @@ class _Teller:
             names = [*casts[0], *names]
         if len(names) == 1:
             it, kind = rng.choice(["it", "it", "it", "he", "she"]), rng.random()
-            if kind < 0.15:
+            if kind < 0.2:
                 self.change(scene, names[0], it, place)
                 return True
             motion = self.motion()
@@ -268,7 +276,7 @@ class _Teller:
         if not free or any(act.frames != (1, 6) for act in scene.acts) or not scene.acts:
             return
         name, motion = self.rng.choice(free), self.motion()
-        scene.sentences.append(f"{self.rng.choice(BESIDE)} {self.noun(name)} {self.said(motion)}.")
+        scene.telling.append(f"{self.rng.choice(BESIDE)} {self.noun(name)} {self.said(motion)}.")
         scene.acts.append(Act(name, motion))
 
     def negated(self, name: str, noun: str, motion: str) -> str:
@@ -360,7 +368,7 @@ class _Teller:
             text = f"{rng.choice(OPENINGS)}{rng.choice([',', ''])} {text}"
         sentences = re.split(r"(?<=\.) ", text[0].upper() + text[1:])
         end = rng.choice([".", ".", ".", ".", "!"])
-        scene.sentences += [*sentences[:-1], sentences[-1] + end]
+        scene.telling += [*sentences[:-1], sentences[-1] + end]
 
 
 def _plural(said: str) -> str:

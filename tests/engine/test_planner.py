@@ -203,6 +203,14 @@ def test_places_that_a_program_can_read(sentence: str, place: str) -> None:
     assert scenes[0].place == place
 
 
+async def test_a_scene_of_two_places_is_divided() -> None:
+    outline = {"scenes": [{"sentences": [1, 2, 3], "place": "snow", "motions": ["walks right"]}]}
+    planning, _ = await planned(Script([outline], {"fox": [WALK], "dragon": [SPIN]}))
+    assert [scene.id for scene in planning.plan.scenes] == ["scene-1-forest", "scene-2-beach"]
+    assert planning.plan.scenes[0].narration == "A fox set out through the forest. It was cold."
+    assert "divided where the place changes" in planning.answers[0]["repaired"]
+
+
 async def test_what_only_describes_makes_no_scene() -> None:
     told = story(
         "It was cold. A fox walks right in the forest. Snow fell. On the beach a dragon spins around.", "dragon"
@@ -215,7 +223,7 @@ async def test_what_only_describes_makes_no_scene() -> None:
     planning, _ = await planned(Script([{"scenes": scenes}], {"fox": [WALK], "dragon": [SPIN]}), told=told)
     first, second = planning.plan.scenes
     assert first.narration == "It was cold. A fox walks right in the forest. Snow fell."
-    assert "nobody does anything in scene 1" in planning.answers[0]["repaired"]
+    assert "repaired" not in planning.answers[0]
     assert (first.id, second.id) == ("scene-1-forest", "scene-2-beach")
 
 
