@@ -41,8 +41,7 @@ def main(folder: Path) -> None:
                 raylets = [pid(node, PROCESS_TYPE_RAYLET) for node in cluster.worker_nodes]
                 answer = {"gcs": pid(cluster.head_node, PROCESS_TYPE_GCS_SERVER), "raylets": raylets}
             elif line.strip() == "gcs":
-                (process,) = cluster.head_node.all_processes.pop(PROCESS_TYPE_GCS_SERVER)
-                process.process.wait()
+                cluster.head_node.kill_gcs_server(check_alive=False)  # takes note that it is dead
                 cluster.head_node.start_gcs_server()
             elif line.strip() == "node":
                 for node in list(cluster.worker_nodes):
