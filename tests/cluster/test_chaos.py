@@ -1,16 +1,74 @@
-"""The benchmark that kills, with few kills: every film comes out the same, and nothing is left over."""
+"""The benchmark that kills: what it counts with, and runs of few kills."""
 
 from __future__ import annotations
 
 import json
+import os
+import random
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
+from benchmarks.chaos import KINDS, Family, film, rounds
+from benchmarks.chaos_asker import count
+from cluster.store import Store
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
+# what it counts with
+
+
+def test_each_kind_has_its_turn() -> None:
+    for seed in range(5):
+        kinds = rounds(list(KINDS), 50, random.Random(seed))
+        assert len(kinds) == 50 and min(map(kinds.count, KINDS)) >= 3
+    assert rounds(list(KINDS), 50, random.Random(0)) == rounds(list(KINDS), 50, random.Random(0))
+
+
+def test_a_family_includes_those_whose_parents_are_gone() -> None:
+    family = Family()
+    parent = subprocess.Popen(["sh", "-c", "sleep 60 & sleep 61 & wait"])
+    family.add(parent.pid)
+    deadline = time.monotonic() + 10
+    while len(family.alive()) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    assert sorted(title.strip() for title in family.alive().values()) == ["sleep 60", "sleep 61"]
+    for pid in family.alive():
+        os.kill(pid, signal.SIGKILL)
+    while family.alive() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert family.alive() == {}
+    family.ending = True
+
+
+def _make(store: Store, request, latents: bytes = b"latents") -> None:
+    made = request.film(request.plan)
+    for job in made.scenes:
+        store.put(*job.result, {"latents.safetensors": latents, "clip.mp4": b"clip"}, {})
+    store.put("film", made.key, {"film.mp4": b"film"}, {})
+
+
+def test_what_is_lost_or_differs_is_counted(tmp_path) -> None:
+    store, reference = Store(str(tmp_path / "store")), Store(str(tmp_path / "reference"))
+    rng = random.Random(0)
+    requests = [film("worker", number, store, rng) for number in range(4)]
+    asked = [{"storage": store.url, "request": request.model_dump(mode="json")} for request in requests]
+    elsewhere = [{"storage": reference.url, "request": requests[0].model_dump(mode="json")}]
+    same, other, damaged, _missing = requests
+    for request in requests:
+        _make(reference, request)
+    _make(store, same)
+    _make(store, other, latents=b"others")
+    _make(store, damaged)
+    store.write(store.place("film", damaged.film(damaged.plan).key, "film.mp4"), b"fil")
+    assert count(asked + elsewhere, store.url, reference.url) == {"films": 4, "lost": 2, "identical": 1}
+
+
+# runs
 
 
 def _chaos(*arguments: str) -> dict:
@@ -27,10 +85,14 @@ def _assert_nothing_lost(found: dict, kills: int) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
 def test_three_kills() -> None:
     _assert_nothing_lost(_chaos("--kills", "3", "--seed", "1", "--kinds", "worker,studio,raylet"), 3)
 
 
 @pytest.mark.long
+@pytest.mark.cluster
+@pytest.mark.timeout(1800)
 def test_eight_kills() -> None:
     _assert_nothing_lost(_chaos("--kills", "8", "--seed", "2"), 8)
