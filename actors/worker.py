@@ -16,6 +16,7 @@ from engine.plan import Scene
 from engine.settings import ExecutionPlan, RenderSettings
 
 if TYPE_CHECKING:
+    from engine.encodings import Shelf
     from engine.priors import TrainingClip
     from engine.render import Bound
     from engine.unfinished import Saves
@@ -69,7 +70,8 @@ class Delivery(Protocol):
     def fetch(self, result: tuple[str, str]) -> dict[str, bytes]: ...
     def image(self, sha256: str) -> bytes: ...
     def put(self, files: dict[str, bytes], notes: dict[str, Any]) -> None: ...
-    def saves(self) -> Saves: ...
+    def saves(self, rank: int = 0) -> Saves: ...
+    def shelf(self) -> Shelf: ...
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
@@ -112,6 +114,7 @@ class Worker:
         torch.set_num_threads(job.execution.threads)
         began = time.perf_counter()
         model = self._resident(job)
+        model.encodings.shelf = delivery.shelf()
         loading = time.perf_counter() - began
         made = render_clip(
             model, job.scene, job.seed, job.settings, job.execution, job.priors,
@@ -127,25 +130,28 @@ class Worker:
         }  # fmt: skip
         delivery.put({"latents.safetensors": save({"latents": made.latents}), "clip.mp4": made.clip}, notes)
 
-    def learn(self, job: PriorTask, delivery: Delivery) -> None:
-        """Learns one prior and hands over prior.safetensors (stock diffusers' LoRA format) and card.json."""
+    def learn(self, job: PriorTask, delivery: Delivery, rank: int = 0, address: str = "") -> None:
+        """Learns one prior, as member `rank` of its workers. Member 0 hands over prior.safetensors (stock diffusers'
+        LoRA format) and card.json."""
         import torch
 
-        from engine.adapters import region_loras
+        from engine.groups import Ranks
         from engine.priors import learn_motion, learn_subject
         from engine.story import read_image
 
         torch.set_num_threads(job.execution.threads)
         model = self._resident(job)
-        with region_loras(model.transformer, {}):  # LoRAs of earlier scenes are resident: none of them may act
-            if job.of == "motion":
-                clips = training_clips(delivery.fetch(("clips", job.clips)))
-                prior = learn_motion(model, clips, job.settings, job.seed, delivery.report, saves=delivery.saves())
-            else:
-                images = [read_image(delivery.image(sha256)) for sha256 in job.images]
-                prior = learn_subject(
-                    model, images, job.phrase, job.settings, job.seed, delivery.report, saves=delivery.saves()
-                )
+        model.encodings.shelf = delivery.shelf()
+        ranks, saves = Ranks(rank, job.settings.workers, address), delivery.saves(rank)
+        report = delivery.report if rank == 0 else lambda done, total: None
+        if job.of == "motion":
+            clips = training_clips(delivery.fetch(("clips", job.clips)))
+            prior = learn_motion(model, clips, job.settings, job.seed, report, ranks, saves)
+        else:
+            images = [read_image(delivery.image(sha256)) for sha256 in job.images]
+            prior = learn_subject(model, images, job.phrase, job.settings, job.seed, report, ranks, saves)
+        if rank > 0:
+            return
         card = {"name": job.name, **prior.card}
         delivery.put({"prior.safetensors": prior.weights, "card.json": json.dumps(card).encode()}, {"of": job.of})
 

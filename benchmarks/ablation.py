@@ -218,8 +218,16 @@ def main(
     base: Annotated[Checkpoint, typer.Option(help="which video checkpoint")] = Checkpoint.default,
     storage: Annotated[str, typer.Option(help="where results are kept")] = ".dreamrunner",
     workers: Annotated[int, typer.Option(min=1)] = 2,
+    placement: Annotated[
+        bool, typer.Option("--placement", help="where LoRAs stand instead: benchmarks/placement.py")
+    ] = False,
 ) -> None:
     """Renders, judges, draws."""
+    if placement:
+        from benchmarks.placement import compare
+
+        compare(max(scenes // 4, 1), base, storage, workers)
+        return
     trials, store = trials_of(plans, scenes), Store(storage)
     asked = requests(store, trials, base)
     missing = [request for request in asked if request.finished(store) is None]

@@ -20,13 +20,10 @@ async def perform(pool: Pool, job: Job, workers: tuple[str, ...], delivery: Deli
         await pool.host("planner").plan.remote(job, delivery)
     elif job.kind == "clips":
         await pool.host("index").retrieve.remote(job, delivery)
-    elif job.kind == "prior":
-        await handles[0].learn.remote(job, delivery)
     else:
         address = await handles[0].address.remote() if len(handles) > 1 else ""
-        await asyncio.gather(
-            *(handle.render.remote(job, delivery, rank, address) for rank, handle in enumerate(handles))
-        )
+        does = [handle.learn if job.kind == "prior" else handle.render for handle in handles]
+        await asyncio.gather(*(do.remote(job, delivery, rank, address) for rank, do in enumerate(does)))
     pool.used(workers, job)
 
 

@@ -11,6 +11,7 @@ from cluster.store import Store
 from engine.errors import InputError
 
 if TYPE_CHECKING:  # the studio needs no torch
+    from engine.encodings import Shelf
     from engine.unfinished import Saves
 
 REPORT_S = 0.2  # steps that follow sooner are not told: a studio of many workers would do little else
@@ -45,18 +46,31 @@ class Delivery:
             )
         return data
 
-    def saves(self) -> Saves:
-        """Where the job's unfinished work is kept, until its result is there. What is damaged counts as nothing."""
+    def saves(self, rank: int = 0) -> Saves:
+        """Where a member's unfinished work is kept, until the job's result is there. What is damaged counts as
+        nothing."""
         from engine.unfinished import Saves
 
-        name = f"unfinished/{self.job.kind}/{self.job.key}"
+        name = self._unfinished(rank)
+        return Saves(lambda: self._checked(name), lambda data: self._keep(name, data))
 
-        def load() -> bytes | None:
-            data = self.store.read(name) or b""
-            return data[32:] if hashlib.sha256(data[32:]).digest() == data[:32] else None
+    def shelf(self) -> Shelf:
+        """Where what workers encode outlives them, for all of them; what is damaged counts as nothing."""
+        from engine.encodings import Shelf
 
-        return Saves(load, lambda data: self.store.write(name, hashlib.sha256(data).digest() + data))
+        return Shelf(lambda key: self._checked(f"encoded/{key}"), lambda key, data: self._keep(f"encoded/{key}", data))
+
+    def _checked(self, name: str) -> bytes | None:
+        data = self.store.read(name) or b""
+        return data[32:] if hashlib.sha256(data[32:]).digest() == data[:32] else None
+
+    def _keep(self, name: str, data: bytes) -> None:
+        self.store.write(name, hashlib.sha256(data).digest() + data)
 
     def put(self, files: dict[str, bytes], notes: dict[str, Any]) -> None:
         self.store.put(self.job.kind, self.job.key, files, notes)
-        self.store.delete(f"unfinished/{self.job.kind}/{self.job.key}")
+        for rank in range(max(self.job.workers, 1)):
+            self.store.delete(self._unfinished(rank))
+
+    def _unfinished(self, rank: int) -> str:
+        return f"unfinished/{self.job.kind}/{self.job.key}" + (f"-{rank}" if rank else "")

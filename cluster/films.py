@@ -22,7 +22,7 @@ from engine.story import Story
 
 PLAN_REVISION = 2
 CLIPS_REVISION = 1
-PRIOR_REVISION = 2
+PRIOR_REVISION = 3
 PRIOR_SEED = 0  # one prior serves films of every seed
 
 Result = tuple[str, str]  # kind, key: where the store has it
@@ -137,6 +137,10 @@ class PriorJob(Job):
     @property
     def needs(self) -> tuple[Result, ...]:
         return (("clips", self.clips),) if self.clips else ()
+
+    @property
+    def workers(self) -> int:
+        return self.settings.workers
 
 
 class PriorUse(BaseModel):

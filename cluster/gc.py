@@ -27,7 +27,7 @@ from cluster.store import DamagedResult, Store
 from engine.errors import InputError
 
 KINDS = ("plan", "clips", "prior", "scene", "film")  # results that are known here
-FOLDERS = ("results", "journal", "unfinished", "executions", "inputs")
+FOLDERS = ("results", "journal", "unfinished", "executions", "inputs", "encoded")
 REQUESTS = "requests"  # what was asked for over HTTP: {"request": ...}
 PARTIAL = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{32}$")  # a write that was killed
 PROBE = re.compile(r"^probe-[0-9a-f]{32}$")
@@ -132,7 +132,10 @@ class _Rules:
         if folder == "results" and len(rest) == 3 and rest[0] in KINDS:
             return self._why_result((rest[0], rest[1]), name)
         if folder == "unfinished" and len(rest) == 2:
-            return None if (rest[0], rest[1]) in self.unfinished else "unfinished work of no open film"
+            key = rest[1].partition("-")[0]  # of several workers each has its own: KEY-1, KEY-2, ...
+            return None if (rest[0], key) in self.unfinished else "unfinished work of no open film"
+        if folder == "encoded":
+            return None if self.unfinished else "encoded texts and clips"
         if folder == "executions":
             return None if name in self.executions else "execution plans of no film"
         if folder == "inputs":

@@ -207,6 +207,12 @@ class Store:
             raise DamagedResult(f"{kind}/{key}/{name}")
         return data
 
+    def remove(self, kind: str, key: str) -> None:
+        """Takes a result out: its record first, so that it no longer counts."""
+        record = f"results/{kind}/{key}/record.json"
+        for name in sorted(self.places(kind, key), key=lambda name: name != record):
+            self.delete(name)
+
 
 def _is_taken(error: OSError) -> bool:
     """Whether a conditional write met an object; not every s3 server says so in the way that s3fs expects."""

@@ -18,7 +18,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from engine.errors import InputError
-from engine.lora import load_lora, lora_layers, remove_lora
+from engine.lora import check_lora, load_lora, remove_lora
 from engine.parallel import SequenceParallel
 
 MAX_RESIDENT_LORAS = 16
@@ -36,8 +36,10 @@ class ResidentLoras:
     begins at once and memory stays bounded. The least recently used makes room; where it adapts the same layers its
     weights are overwritten in place (hotswap)."""
 
-    def __init__(self, transformer: nn.Module, max_resident_loras: int = MAX_RESIDENT_LORAS) -> None:
-        self.transformer, self.limit = transformer, max_resident_loras
+    def __init__(
+        self, transformer: nn.Module, max_resident_loras: int = MAX_RESIDENT_LORAS, base: str | None = None
+    ) -> None:
+        self.transformer, self.limit, self.base = transformer, max_resident_loras, base
         self.slots: dict[str, Slot] = {}  # the least recently used first
         self._made = 0
 
@@ -59,22 +61,16 @@ class ResidentLoras:
         return {key: self.slots[key].adapter for key in keys}
 
     def _load(self, key: str, weights: bytes, keep: Sequence[str]) -> None:
-        if len(self.slots) < self.limit:
-            self._new(key, weights)
-            return
-        oldest = next(other for other in self.slots if other not in keep)
-        adapter, layers = self.slots[oldest]
-        if lora_layers(weights, key) == layers:
-            self.slots[key] = Slot(adapter, load_lora(self.transformer, weights, adapter, hotswap=True))
-            del self.slots[oldest]
-        else:
-            remove_lora(self.transformer, adapter)
-            del self.slots[oldest]
-            self._new(key, weights)
-
-    def _new(self, key: str, weights: bytes) -> None:
-        adapter, self._made = f"lora-{self._made}", self._made + 1
-        self.slots[key] = Slot(adapter, load_lora(self.transformer, weights, adapter))
+        layers = check_lora(self.transformer, weights, key, self.base)
+        adapter, swap = f"lora-{self._made}", False
+        if len(self.slots) >= self.limit:
+            oldest = self.slots.pop(next(other for other in self.slots if other not in keep))
+            if swap := layers == oldest.layers:
+                adapter = oldest.adapter
+            else:
+                remove_lora(self.transformer, oldest.adapter)
+        load_lora(self.transformer, weights, adapter, swap)
+        self.slots[key], self._made = Slot(adapter, layers), self._made + 1
 
 
 @contextmanager

@@ -52,7 +52,12 @@ class PlannerModel(BaseModel):
 
 
 class PriorSettings(BaseModel):
-    """How a LoRA is learned (method: 500 steps, rank 32, lr 5e-4, batch 1 for CogVideoX)."""
+    """How a LoRA is learned (method: 500 steps, rank 32, lr 5e-4, batch 1 for CogVideoX).
+
+    `steps` are the most: every `check_every` steps the loss is looked at, on fixed noise; the best are kept, and after
+    `patience` looks without a better one learning ends. `precision`: "model" computes in the model's own dtype,
+    "bfloat16" under autocast, "auto" does that only for a float32 model on a CPU that multiplies bfloat16.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -66,6 +71,13 @@ class PriorSettings(BaseModel):
     subject_batch: Annotated[int, Field(ge=1)] | None = None  # None: the same for subjects
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    check_every: Annotated[int, Field(ge=1)] = 20
+    patience: Annotated[int, Field(ge=1)] = 5
+    workers: Annotated[int, Field(ge=1)] = 1  # that learn one prior together, each from its share of clips and batch
+    precision: Literal["auto", "model", "bfloat16"] = "auto"
+    gradient_checkpointing: bool = False  # a third more work for far less memory
+    placement: Literal["interleaved", "halves"] = "interleaved"  # of motions' and subjects' blocks; halves: an ablation
+    video_loras: bool = True  # a LoRA of its own for each training video; without: an ablation
 
     def of_subject(self) -> PriorSettings:
         """The same with a subject's steps, learning rate and batch in the places of a motion's."""
@@ -155,6 +167,11 @@ class Bundle(BaseModel):
         """sha256 over the bundle's own settings and, for a local model, every file of it."""
         others = {"license", "memory_gb", "sizes_on_hub", "words", "planner", "library", "priors"}
         return _digest(self.model_dump_json(exclude=others), Path(self.video_path))
+
+    @property
+    def base(self) -> str:
+        """What LoRA files call the model that they were learned for."""
+        return f"{self.name} {self.fingerprint[:16]}"
 
     @cached_property
     def library_fingerprint(self) -> str:

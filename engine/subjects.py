@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 
 from engine.errors import InputError
 from engine.plan import Scene
 from engine.scene import render_scene
 from engine.settings import RenderSettings
+from engine.story import MAX_IMAGES
 from engine.video_model import VideoModel
 
 PLACE_STEPS = 15  # of denoising a still
@@ -40,8 +42,13 @@ def draw_places(model: VideoModel, seed: int) -> list[tuple[str, np.ndarray]]:
     settings = RenderSettings(num_inference_steps=PLACE_STEPS, guidance_scale=model.bundle.guidance_scale)
     drawn = []
     for name, (place, empty) in words.places.items() if words else ():
-        latents = render_scene(still, Scene(id=f"place-{name}", background=empty), seed, settings)
-        drawn.append((place, still.decode(latents).numpy()[0]))
+        scene = Scene(id=f"place-{name}", background=empty)
+
+        def draw(scene: Scene = scene) -> torch.Tensor:
+            return still.decode(render_scene(still, scene, seed, settings))[0]
+
+        given = f"{seed}\0{settings.model_dump_json()}\0{scene.model_dump_json()}".encode()
+        drawn.append((place, model.encodings.get("place", given, draw).numpy()))
     return drawn
 
 
@@ -55,13 +62,9 @@ def subject_views(
 ) -> list[View]:
     """The pictures that a subject is learned from. An opaque image is taken as it is; of those with alpha `count` views
     are made in all: cut out, at about half of the frame's height, anywhere, every other one mirrored, before the
-    `places` in turn, or on plain colours when there are none.
-
-    Raises InputError for what is no image, or shows nothing.
+    `places` in turn, or on plain colours when there are none. Raises InputError as `pictures_of` does.
     """
-    if not images:
-        raise InputError("subject: no reference image; give one to five")
-    pictures = [_rgba(image, n) for n, image in enumerate(images, 1)]
+    pictures = pictures_of(images)
     rng, views = np.random.default_rng(seed), []
     cut_out = []
     for picture in pictures:
@@ -87,6 +90,14 @@ def subject_views(
         mask.paste(image.getchannel("A"), at)
         views.append(View(np.asarray(canvas), np.asarray(mask, np.float32) / 255, place))
     return views
+
+
+def pictures_of(images: Sequence[Image.Image | np.ndarray]) -> list[Image.Image]:
+    """The images with an alpha channel. Raises InputError when there are none, for what is none or shows nothing."""
+    if not 1 <= len(images) <= MAX_IMAGES:
+        none = "no reference image" if not images else f"{len(images)} reference images"
+        raise InputError(f"subject: {none}; give one to {MAX_IMAGES}")
+    return [_rgba(image, n) for n, image in enumerate(images, 1)]
 
 
 def _rgba(image: Image.Image | np.ndarray, number: int) -> Image.Image:

@@ -47,14 +47,12 @@ def unpack(data: bytes | None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]
 def pack_learning(
     weights: Mapping[str, nn.ParameterList], optimizers: Mapping[str, torch.optim.Optimizer], about: Mapping[str, Any]
 ) -> bytes:
-    """Weights and moments of lists of parameters, each with its optimizer, and where torch's random numbers stand."""
-    tensors = {"random": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["random on GPU"] = torch.cuda.get_rng_state()
+    """Weights of lists of parameters, and the moments of those that have an optimizer."""
+    tensors = {}
     for name, parameters in weights.items():
         for n, parameter in enumerate(parameters):
             tensors[f"{name}.{n}.weight"] = parameter
-            moments = optimizers[name].state.get(parameter, {})
+            moments = optimizers[name].state.get(parameter, {}) if name in optimizers else {}
             tensors |= {f"{name}.{n}.{m}": torch.as_tensor(moments[m]) for m in MOMENTS if m in moments}
     return pack(tensors, about)
 
@@ -75,7 +73,4 @@ def restore_learning(
             if moments:
                 own = optimizers[name].state[parameter]
                 own |= {m: t if m == "step" else t.to(parameter.device) for m, t in moments.items()}
-    torch.set_rng_state(tensors["random"])
-    if "random on GPU" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random on GPU"])
     return about

@@ -12,13 +12,14 @@ from transformers import AutoTokenizer, T5EncoderModel
 
 from engine.adapters import ResidentLoras
 from engine.attention import RegionAttnProcessor
+from engine.encodings import Encodings
 from engine.models import Bundle
 from engine.patch_embed import RegionPatchEmbed
 from engine.regions import Grid
 
 
 class VideoModel:
-    """A resident video model. Text embeddings are kept, so each caption is encoded once."""
+    """A resident video model. What it encodes is kept, so each caption and clip is encoded once."""
 
     def __init__(self, bundle: Bundle, device: str = "cpu", dtype: str | None = None) -> None:
         self.bundle, self.device = bundle, torch.device(device)
@@ -32,11 +33,11 @@ class VideoModel:
         self.vae = AutoencoderKLCogVideoX.from_pretrained(path, subfolder="vae", **load)
         transformer = CogVideoXTransformer3DModel.from_pretrained(path, subfolder="transformer", **load)
         self.transformer = prepare_transformer(transformer)
-        self.loras = ResidentLoras(self.transformer)
+        self.loras = ResidentLoras(self.transformer, base=bundle.base)
         self.scheduler_config = CogVideoXDPMScheduler.load_config(path, subfolder="scheduler")
         for part in (self.text_encoder, self.vae, self.transformer):
             part.requires_grad_(False).eval().to(self.device)
-        self._embeddings: dict[str, torch.Tensor] = {}
+        self.encodings = Encodings(f"{bundle.fingerprint} {self.device.type} {self.dtype}")
 
     def new_scheduler(self, num_inference_steps: int) -> CogVideoXDPMScheduler:
         scheduler = CogVideoXDPMScheduler.from_config(self.scheduler_config)
@@ -60,12 +61,14 @@ class VideoModel:
     @torch.no_grad()
     def encode_text(self, caption: str) -> torch.Tensor:
         """(1, text_tokens, text width), padding included, as CogVideoX was trained."""
-        if caption not in self._embeddings:
+
+        def encode() -> torch.Tensor:
             tokens = self.tokenizer(
                 caption, max_length=self.bundle.text_tokens, padding="max_length", truncation=True, return_tensors="pt"
             )
-            self._embeddings[caption] = self.text_encoder(tokens.input_ids.to(self.device))[0]
-        return self._embeddings[caption]
+            return self.text_encoder(tokens.input_ids.to(self.device))[0]
+
+        return self.encodings.get("text", caption.encode(), encode).to(self.device)
 
     @torch.no_grad()
     def decode(self, latents_BFCHW: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ from cluster.store import DamagedResult
 from engine.errors import InputError
 from serving import control
 from serving.library import library_app
+from serving.priors import priors_app
 from serving.render import Options, Order, order_films
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(library_app, name="library")
 control.register(app)
+app.add_typer(priors_app, name="priors")
 console = Console(stderr=True)
 
 EXIT_FAILED, EXIT_INPUT, EXIT_HEAD = 1, 2, 3

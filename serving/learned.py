@@ -74,7 +74,10 @@ def _scores(candidate: Candidate) -> str:
 def _facts(card: Mapping[str, Any]) -> dict[str, str]:
     """The numbers of a card that people ask for."""
     settings = card.get("settings", {})
-    shown = {"rank": settings.get("rank"), "steps": card.get("steps"), "took": card.get("seconds")}
+    shown = {
+        "rank": settings.get("rank"), "steps": card.get("steps"), "kept step": card.get("kept_step"),
+        "held out": card.get("held_out"), "took": card.get("seconds"),
+    }  # fmt: skip
     return {k: f"{v:.0f} s" if k == "took" else str(v) for k, v in shown.items() if v is not None}
 
 

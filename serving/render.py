@@ -167,6 +167,11 @@ def parse_takes(takes: Sequence[str]) -> dict[str, int]:
 
 def execution_plan(bundle: Bundle, cuda: bool, workers: int, guidance: int, ulysses: int) -> ExecutionPlan:
     """The arithmetic of a film, fixed before its first step. Raises InputError for degrees that cannot be."""
+    if bundle.priors.workers > workers:
+        raise InputError(
+            f"priors.workers: {bundle.name} has {bundle.priors.workers} workers learn a prior together, but there are "
+            f"{workers}; lower it in bundle.yaml or add workers"
+        )
     try:
         execution = ExecutionPlan(
             device="cuda" if cuda else "cpu", dtype=bundle.dtype if cuda else "float32", threads=1,

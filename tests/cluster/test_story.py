@@ -24,9 +24,11 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 STORY = "In the forest a ghost spins around.\n\nIn the city a robot is dancing."
 
 
-def _request(store: Store, seed: int = 0, execution: dict | None = None, **what) -> FilmRequest:
+def _request(store: Store, seed: int = 0, execution: dict | None = None, workers: int = 1, **what) -> FilmRequest:
+    """`workers`: that learn a prior together."""
     bundle = load_bundle("miniature")
-    few = bundle.model_copy(update={"priors": bundle.priors.model_copy(update={"steps": 4, "subject_steps": 3})})
+    learning = {"steps": 4, "subject_steps": 3, "workers": workers}
+    few = bundle.model_copy(update={"priors": bundle.priors.model_copy(update=learning)})
     return request_of(
         few, "miniature", store, seed=seed, settings=RenderSettings(num_inference_steps=3, guidance_scale=3),
         execution=ExecutionPlan(device="cpu", dtype="float32", threads=1, **(execution or {})), **what,

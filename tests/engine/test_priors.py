@@ -8,63 +8,35 @@ import json
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXDPMScheduler, CogVideoXPipeline
+from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
 from PIL import Image
 from safetensors.torch import load, save
 
-from engine import priors, subjects
+from engine import learning, subjects
 from engine.adapters import region_loras
 from engine.errors import InputError
+from engine.learning import frame_loss
 from engine.lora import LAYERS, LoraBank, adapted_layers, load_lora, remove_lora, resident_loras, save_lora
-from engine.models import PriorSettings, load_bundle
+from engine.models import load_bundle
 from engine.plan import Box, Region, Scene
-from engine.priors import TrainingClip, debiased, frame_loss, learn_motion, learn_subject, motion_loss
+from engine.priors import (
+    Prior,
+    TrainingClip,
+    debiased,
+    learn_motion,
+    learn_subject,
+    motion_loss,
+)
 from engine.subjects import draw_places, subject_views
 from engine.unfinished import NOWHERE, Saves
-from engine.video_model import VideoModel, prepare_transformer
+from engine.video_model import VideoModel
 from tests.engine.small import GRID, TEXT_TOKENS, small_map, tiny_transformer
-
-SETTINGS = PriorSettings(rank=4, steps=4, subject_steps=3, learning_rate=1e-2, batch=2, dropout=0.1)
-
-
-class TinyModel(VideoModel):
-    """A video model with few random weights, whose text encoder is a table of random vectors."""
-
-    def __init__(self) -> None:
-        self.bundle = load_bundle("miniature").model_copy(
-            update={"height": 40, "width": 56, "num_frames": 24, "text_tokens": TEXT_TOKENS, "words": None}
-        )
-        self.device, self.dtype = torch.device("cpu"), torch.float32
-        self.transformer = prepare_transformer(tiny_transformer(layers=4))
-        self.vae = AutoencoderKLCogVideoX(
-            down_block_types=("CogVideoXDownBlock3D",) * 3, up_block_types=("CogVideoXUpBlock3D",) * 3,
-            block_out_channels=(4, 4, 4), latent_channels=4, layers_per_block=1, norm_num_groups=2,
-        )  # fmt: skip
-        self.vae.requires_grad_(False).eval()
-        self.scheduler_config = CogVideoXDPMScheduler(
-            prediction_type="v_prediction", rescale_betas_zero_snr=True
-        ).config
-
-    def encode_text(self, caption: str) -> torch.Tensor:
-        seed = int.from_bytes(hashlib.sha256(caption.encode()).digest()[:4])
-        return torch.randn(1, TEXT_TOKENS, 12, generator=torch.Generator().manual_seed(seed))
+from tests.engine.tiny import SETTINGS, TinyModel, clips, sprite
 
 
 @pytest.fixture
 def model() -> TinyModel:
     return TinyModel()
-
-
-def _clips(count: int = 3) -> list[TrainingClip]:
-    rng = np.random.default_rng(1)
-    return [TrainingClip(f"c{n}", f"a thing {n}", rng.integers(0, 256, (8, 40, 56, 3), np.uint8)) for n in range(count)]
-
-
-def _sprite(size: int = 40) -> Image.Image:
-    """A red disc on nothing."""
-    y, x = np.mgrid[:size, :size] - size / 2 + 0.5
-    inside = x**2 + y**2 < (size / 2) ** 2
-    return Image.fromarray(np.where(inside[..., None], [255, 0, 0, 255], [0, 0, 0, 0]).astype(np.uint8))
 
 
 def _hash(module: torch.nn.Module) -> str:
@@ -103,10 +75,12 @@ def test_an_appearance_that_is_wrong_in_every_frame_weighs_little_in_the_debiase
     assert errors[0] < 0.2 < 2 < errors[1]
 
 
-def test_motions_and_subjects_never_meet_in_a_block(model: TinyModel) -> None:
-    motion = learn_motion(model, _clips(), SETTINGS.model_copy(update={"steps": 1}), 0)
-    subject = learn_subject(model, [_sprite()], "[v1] dragon", SETTINGS.model_copy(update={"subject_steps": 1}), 0)
-    for prior, blocks in ((motion, (0, 2)), (subject, (1, 3))):
+@pytest.mark.parametrize("placement, first, second", [("interleaved", (0, 2), (1, 3)), ("halves", (0, 1), (2, 3))])
+def test_motions_and_subjects_never_meet_in_a_block(placement: str, first, second, model: TinyModel) -> None:
+    settings = SETTINGS.model_copy(update={"steps": 1, "subject_steps": 1, "placement": placement})
+    motion = learn_motion(model, clips(), settings, 0)
+    subject = learn_subject(model, [sprite()], "[v1] dragon", settings, 0)
+    for prior, blocks in ((motion, first), (subject, second)):
         expected = {
             f"transformer.transformer_blocks.{block}.{layer}.lora_{letter}.weight"
             for block in blocks for layer in LAYERS for letter in "AB"
@@ -117,8 +91,8 @@ def test_motions_and_subjects_never_meet_in_a_block(model: TinyModel) -> None:
 def test_the_base_is_bit_equal_and_the_prior_has_learned(model: TinyModel) -> None:
     before, rng = _hash(model.transformer), torch.random.get_rng_state()
     steps: list[tuple[int, int]] = []
-    prior = learn_motion(model, _clips(), SETTINGS, 0, lambda done, total: steps.append((done, total)))
-    learn_subject(model, [_sprite()], "[v1] dragon", SETTINGS, 0)
+    prior = learn_motion(model, clips(), SETTINGS, 0, lambda done, total: steps.append((done, total)))
+    learn_subject(model, [sprite()], "[v1] dragon", SETTINGS, 0)
     assert _hash(model.transformer) == before
     assert torch.equal(torch.random.get_rng_state(), rng)
     assert not any(p.requires_grad or p.grad is not None for p in model.transformer.parameters())
@@ -129,35 +103,67 @@ def test_the_base_is_bit_equal_and_the_prior_has_learned(model: TinyModel) -> No
     assert json.loads(json.dumps(prior.card))["kind"] == "motion" and len(prior.card["curve"]) == 4
 
 
+def test_videos_loras_change_what_a_motion_learns(model: TinyModel) -> None:
+    with_them, without = (
+        learn_motion(model, clips(), SETTINGS.model_copy(update={"video_loras": on}), 0) for on in (True, False)
+    )
+    assert with_them.weights != without.weights
+
+
 def test_learning_lowers_the_loss(model: TinyModel) -> None:
-    clips, settings = _clips(1), SETTINGS.model_copy(update={"steps": 40, "subject_steps": 40, "dropout": 0.0})
-    for prior in (learn_motion(model, clips, settings, 0), learn_subject(model, [_sprite()], "[v1] ball", settings, 0)):
+    settings = SETTINGS.model_copy(update={"steps": 40, "subject_steps": 40, "dropout": 0.0})
+    for prior in (
+        learn_motion(model, clips(1), settings, 0),
+        learn_subject(model, [sprite()], "[v1] ball", settings, 0),
+    ):
         assert prior.card["loss_after"] < 0.97 * prior.card["loss_before"]
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_gives_others(model: TinyModel) -> None:
-    first, again, other = (learn_motion(model, _clips(), SETTINGS, seed).weights for seed in (3, 3, 4))
+    first, again, other = (learn_motion(model, clips(), SETTINGS, seed).weights for seed in (3, 3, 4))
     assert first == again != other
-    first, again, other = (learn_subject(model, [_sprite()], "[v1] cat", SETTINGS, s).weights for s in (3, 3, 4))
+    first, again, other = (learn_subject(model, [sprite()], "[v1] cat", SETTINGS, s).weights for s in (3, 3, 4))
     assert first == again != other
 
 
-def test_a_video_that_is_not_seen_keeps_its_lora(model: TinyModel) -> None:
-    """20 steps on clip A leave clip B's LoRA untouched, with decay on and after B has moments of its own."""
-    latents = torch.randn(2, *model.latent_shape)
-    examples = priors.Examples(latents, torch.randn(2, TEXT_TOKENS, 12), torch.ones(2, 1, 1, *latents.shape[-2:]))
-    denoiser = priors._Denoiser(model, examples)
-    bank = LoraBank(adapted_layers(model.transformer, "subject"), 4, 0.0, 2)
-    adamw = torch.optim.AdamW(bank.parameters(), lr=1e-2, weight_decay=0.1)
-    priors._step_spatial(denoiser, bank, adamw, denoiser.noised([0, 1]), [0, 1])
-    before = [lora.detach().clone() for lora in bank.loras]
-    for _ in range(20):
-        priors._step_spatial(denoiser, bank, adamw, denoiser.noised([0]), [0])
-    assert torch.equal(bank.loras[1], before[1]) and not torch.equal(bank.loras[0], before[0])
+def _lesson(model: TinyModel, count: int) -> learning.Lesson:
+    latents = torch.randn(count, *model.latent_shape)
+    examples = learning.Examples(
+        latents, torch.randn(count, TEXT_TOKENS, 12), torch.ones(count, 1, 1, *latents.shape[-2:])
+    )
+    return learning.Lesson(examples, examples)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_a_video_that_is_not_seen_keeps_its_lora(stage: int, model: TinyModel) -> None:
+    """20 steps on clip A leave clip B's LoRA untouched, with decay on and after B has moments of its own, while the
+    motion's LoRA learns through DeepSpeed at any ZeRO stage."""
+    settings, lesson = SETTINGS.model_copy(update={"weight_decay": 0.1}), _lesson(model, 2)
+    denoiser, source = learning.Denoiser(model), torch.Generator().manual_seed(1)
+    videos = learning.VideoLoras(model, [lesson], settings, "r", 0)
+    bank = LoraBank(adapted_layers(model.transformer, "motion"), 4)
+    objective = learning.Objective(bank, denoiser, lambda batch, said, _: (batch.target - said).square().mean())
+    first = bank.loras[0].detach().clone()
+    with learning.deepspeed_engine(objective, settings, learning.ALONE, "cpu", stage) as engine:
+
+        def step(pick: list[int]) -> None:
+            batch = denoiser.noised(lesson.examples, pick, source)
+            videos.step(denoiser, batch, [pick], torch.zeros(len(pick), dtype=torch.long))
+            with bank.applied(model.transformer, [0] * len(pick)):
+                losses = engine(batch, [source])
+                engine.backward(losses.sum())
+            engine.step()
+
+        step([0, 1])
+        before = [lora.detach().clone() for lora in videos.bank.loras]
+        for _ in range(20):
+            step([0])
+    assert torch.equal(videos.bank.loras[1], before[1]) and not torch.equal(videos.bank.loras[0], before[0])
+    assert not torch.equal(bank.loras[0], first)
 
 
 def test_each_sample_of_a_batch_passes_through_its_own_lora(model: TinyModel) -> None:
-    bank = LoraBank(adapted_layers(model.transformer, "subject"), 4, 0.0, 2)
+    bank = LoraBank(adapted_layers(model.transformer, "subject"), 4, sources=[None, None])
     for lora in bank.loras:
         torch.nn.init.normal_(lora, std=0.3)
     name = "transformer_blocks.1.ff.net.2"
@@ -169,6 +175,14 @@ def test_each_sample_of_a_batch_passes_through_its_own_lora(model: TinyModel) ->
     with bank.applied(model.transformer, (1, 0, 1)):
         assert torch.allclose(layer(x), torch.stack(expected), atol=1e-5)
     assert torch.equal(layer(x[0]), torch.nn.functional.linear(x[0], layer.weight, layer.bias))
+    # the same by region LoRA's token mask with a batch axis, over the LoRAs' files
+    for number in (0, 1):
+        load_lora(model.transformer, save_lora(bank.weights(number)), f"l{number}")
+    masks = {
+        f"l{n}": torch.tensor([float(own == n) for own in (1, 0, 1)]).view(3, 1, 1).expand(3, 5, 1) for n in (0, 1)
+    }
+    with region_loras(model.transformer, masks):
+        assert torch.allclose(model.transformer.get_submodule(name)(x), torch.stack(expected), atol=1e-5)
 
 
 def _forward(transformer: torch.nn.Module, text: torch.Tensor) -> torch.Tensor:
@@ -179,7 +193,7 @@ def _forward(transformer: torch.nn.Module, text: torch.Tensor) -> torch.Tensor:
 
 def _strong(model: TinyModel, kind: str = "motion") -> LoraBank:
     torch.manual_seed(9)
-    bank = LoraBank(adapted_layers(model.transformer, kind), 4, 0.0).eval()
+    bank = LoraBank(adapted_layers(model.transformer, kind), 4)
     torch.nn.init.normal_(bank.loras[0], std=0.2)
     return bank
 
@@ -217,8 +231,8 @@ def test_a_loaded_lora_acts_in_its_region_alone_and_is_removed_whole(model: Tiny
     with region_loras(model.transformer, {"hops": mask}):
         assert torch.allclose(layer(x), torch.where(mask.bool(), everywhere, plain), atol=1e-5)
     # another prior can be learned beside resident ones, which take no part in it
-    alone = learn_motion(TinyModel(), _clips(), SETTINGS, 0).weights
-    assert learn_motion(model, _clips(), SETTINGS, 0).weights == alone
+    alone = learn_motion(TinyModel(), clips(), SETTINGS, 0).weights
+    assert learn_motion(model, clips(), SETTINGS, 0).weights == alone
     for name in ("hops", "fox"):
         remove_lora(model.transformer, name)
     assert _hash(model.transformer) == before
@@ -227,7 +241,7 @@ def test_a_loaded_lora_acts_in_its_region_alone_and_is_removed_whole(model: Tiny
 
 
 def test_views_of_a_subject() -> None:
-    views = subject_views([_sprite()], 40, 56, seed=2)
+    views = subject_views([sprite()], 40, 56, seed=2)
     assert len(views) == subjects.VIEWS
     for view in views:
         assert view.picture.shape == (40, 56, 3) and view.mask.shape == (40, 56)
@@ -236,7 +250,7 @@ def test_views_of_a_subject() -> None:
         assert (view.picture[view.mask == 1] == [255, 0, 0]).all()
     assert len({view.mask.tobytes() for view in views}) > 6  # at many places
     places = [("in the forest", np.full((40, 56, 3), 30, np.uint8)), ("at sea", np.full((40, 56, 3), 90, np.uint8))]
-    placed = subject_views([_sprite()], 40, 56, seed=2, places=places)
+    placed = subject_views([sprite()], 40, 56, seed=2, places=places)
     assert [view.place for view in placed[:3]] == ["in the forest", "at sea", "in the forest"]
     for view, (_, behind) in zip(placed[:2], places, strict=True):
         assert np.array_equal(view.picture[view.mask == 0], behind[view.mask == 0])
@@ -248,12 +262,12 @@ def test_views_of_a_subject() -> None:
 def test_bad_input_is_named(model: TinyModel) -> None:
     still = TrainingClip("one", "a thing", np.zeros((1, 40, 56, 3), np.uint8))
     silent = TrainingClip("mute", " ", np.zeros((8, 40, 56, 3), np.uint8))
-    for clips, words in (([], "no clips"), ([still], "clip one"), ([silent], "clip mute.*caption")):
+    for shown, words in (([], "no clips"), ([still], "clip one"), ([silent], "clip mute.*caption")):
         with pytest.raises(InputError, match=words):
-            learn_motion(model, clips, SETTINGS, 0)
+            learn_motion(model, shown, SETTINGS, 0)
     for images, words in (
         ([], "no reference image"),
-        ([_sprite(), np.zeros((9, 9), np.uint8)], "reference image 2"),
+        ([sprite(), np.zeros((9, 9), np.uint8)], "reference image 2"),
         ([Image.new("RGBA", (50, 50))], "reference image 1.*show nothing"),
         ([Image.new("RGB", (2, 2))], "reference image 1.*2 x 2"),
         (["fox.png"], "reference image 1 cannot be read"),
@@ -261,11 +275,11 @@ def test_bad_input_is_named(model: TinyModel) -> None:
         with pytest.raises(InputError, match=words):
             learn_subject(model, images, "[v1] dragon", SETTINGS, 0)
     with pytest.raises(InputError, match="phrase"):
-        learn_subject(model, [_sprite()], " ", SETTINGS, 0)
+        learn_subject(model, [sprite()], " ", SETTINGS, 0)
 
 
 def test_a_file_that_is_no_lora_of_this_model_is_refused(model: TinyModel) -> None:
-    wide = LoraBank({n: (2 * a, 2 * b) for n, (a, b) in adapted_layers(model.transformer, "motion").items()}, 4, 0.0)
+    wide = LoraBank({n: (2 * a, 2 * b) for n, (a, b) in adapted_layers(model.transformer, "motion").items()}, 4)
     for weights, words in (
         (b"\x80\x04K\x01.", "not a safetensors file"),
         (save({"transformer.proj_out.weight": torch.ones(2)}), "proj_out.weight.* no LoRA"),
@@ -274,21 +288,6 @@ def test_a_file_that_is_no_lora_of_this_model_is_refused(model: TinyModel) -> No
         with pytest.raises(InputError, match=words):
             load_lora(model.transformer, weights, "bad")
     assert not resident_loras(model.transformer)
-
-
-def test_memory_stays_flat_over_three_priors(model: TinyModel) -> None:
-    import gc
-
-    def alive() -> int:
-        gc.collect()
-        return sum(o.numel() for o in gc.get_objects() if type(o) in (torch.Tensor, torch.nn.Parameter))
-
-    settings = SETTINGS.model_copy(update={"steps": 1})
-    learn_motion(model, _clips(), settings, 0)
-    after_one = alive()
-    for seed in (1, 2):
-        learn_motion(model, _clips(), settings, seed)
-    assert alive() <= after_one
 
 
 def test_the_base_model_draws_the_places_that_it_has_words_for(monkeypatch) -> None:
@@ -310,19 +309,19 @@ def test_the_base_model_draws_the_places_that_it_has_words_for(monkeypatch) -> N
 
 @pytest.mark.parametrize("kind", ["motion", "subject"])
 def test_an_interrupted_prior_goes_on_to_the_same_bytes(kind: str, model: TinyModel, monkeypatch) -> None:
-    monkeypatch.setattr(priors, "SAVE_PRIOR_STEPS", 3)
+    monkeypatch.setattr(learning, "SAVE_PRIOR_STEPS", 3)
     settings = SETTINGS.model_copy(update={"steps": 8, "subject_steps": 8})
     kept: list[bytes] = []
     saves = Saves(lambda: kept[-1] if kept else None, kept.append)
 
-    def learn(saves: Saves = NOWHERE, stop_at: int = 0) -> priors.Prior:
+    def learn(saves: Saves = NOWHERE, stop_at: int = 0) -> Prior:
         def report(done: int, total: int) -> None:
             if done == stop_at:
                 raise KeyboardInterrupt
 
         if kind == "motion":
-            return learn_motion(model, _clips(), settings, 0, report, saves=saves)
-        return learn_subject(model, [_sprite()], "[v1] dragon", settings, 0, report, saves=saves)
+            return learn_motion(model, clips(), settings, 0, report, saves=saves)
+        return learn_subject(model, [sprite()], "[v1] dragon", settings, 0, report, saves=saves)
 
     undisturbed = learn()
     for stop_at in (5, 7):

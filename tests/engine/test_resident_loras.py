@@ -22,7 +22,7 @@ def transformer():
 def lora(transformer, seed: int, kind: str = "motion", scale: int = 1) -> bytes:
     torch.manual_seed(seed)
     layers = {name: (scale * n, scale * m) for name, (n, m) in adapted_layers(stock(transformer), kind).items()}
-    bank = LoraBank(layers, 4, 0.0)
+    bank = LoraBank(layers, 4)
     bank.loras[0].data.normal_(std=0.2)
     return save_lora(bank.weights())
 
