@@ -136,6 +136,7 @@ def timed(ask: Callable[[Any], Any], questions: Sequence[Any]) -> tuple[dict[str
 
 
 def measure(rows: int, folder: Path) -> dict[str, Any]:
+    torch.set_num_threads(1)  # as the index's actor does
     world = make_world(rows)
     assert abs(world.nearest - NEAREST) < 0.01, f"nearest other at {world.nearest:.3f}, not {NEAREST}"
     assert abs(np.mean(["person" in c for c in world.captions]) - 0.6) < 0.02
