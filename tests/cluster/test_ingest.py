@@ -10,6 +10,7 @@ import pytest
 
 from cluster.ingest import ingest
 from engine.cutting import Captioned
+from engine.errors import InputError
 from engine.filling import add_clips
 from engine.library import Library
 from engine.miniature.clips import library_clips
@@ -79,3 +80,13 @@ def test_parquet_that_holds_videos(ray_of_two, few, bundle, tmp_path) -> None:
     result = ingest(list_sources(str(tmp_path / "clips.parquet")), bundle, library.url)
     assert (result.added, result.known, len(result.skipped)) == (6, 6, 1)
     assert len(library) == 12
+
+
+def test_a_detector_that_is_none_is_named_at_the_door(folder, bundle, tmp_path) -> None:
+    text, detector = Path(bundle, "bundle.yaml").read_text(), "{kind: background}"
+    assert detector in text
+    (tmp_path / "bundle.yaml").write_text(text.replace(detector, "{kind: yolos, model: hollow}"))
+    (tmp_path / "hollow").mkdir()
+    (tmp_path / "scorers").symlink_to(Path(bundle, "scorers"))
+    with pytest.raises(InputError, match="hollow is no YOLOS model"):
+        ingest(list_sources(str(folder)), str(tmp_path), str(tmp_path / "library"))
