@@ -258,7 +258,7 @@ class Board:
         except StorageFull as full:
             self.errors[key] = str(full)
             return
-        await asyncio.to_thread(self.journal.finish, key, film.key, film.jobs)
+        await asyncio.to_thread(self.journal.finish, key, film.key, self._all_jobs(key))
         self.stored.add(("film", film.key))
         self.whole.add(key)
         self.schedule.drop(key)
