@@ -39,11 +39,11 @@ console = Console(stderr=True)
 
 
 def scene_of(conditions: int) -> Scene:
-    """Regions that move, some over each other, one of them in half of the keyframes; with the background `conditions`
-    captions."""
+    """Boxes of plans' usual size that move, some over each other, one of them in half of the keyframes; with the
+    background `conditions` captions."""
     rng, regions = np.random.default_rng(conditions), []
     for n in range(conditions - 1):
-        width, height = rng.uniform(0.25, 0.5, 2)
+        width, height = rng.uniform(0.2, 0.35, 2)
         x0, x1 = rng.uniform(0, 1 - width, 2)
         y = rng.uniform(0, 1 - height)
         steps = enumerate(np.linspace(x0, x1, KEYFRAMES), 1)

@@ -197,9 +197,7 @@ def main(steps: Annotated[int, typer.Option(min=2)] = 3) -> None:
             cases.append({**case, "overlap": overlap, "rel_diff": difference})
     large = {}
     for workers, (guidance, ulysses) in track(TIMED.items(), "the larger picture", console=console):
-        large[workers] = together(
-            connections, Job(guidance, ulysses, loras=True, overlap=True, large=True, steps=steps)
-        )
+        large[workers] = run(connections, Job(guidance, ulysses, loras=True, overlap=True, large=True, steps=steps))
     sent = run(connections, Job(*SENT, loras=True, overlap=True, large=True, steps=2))
     with console.status("a whole scene by one and by six"):
         grey_levels = picture(connections)

@@ -11,11 +11,12 @@ import ray
 
 from cluster.attempt import end_processes
 from cluster.board import Board
-from cluster.films import FilmRequest
-from cluster.journal import Asked, Journal
+from cluster.films import FilmRequest, Job
+from cluster.journal import Asked, JobEvent, Journal
 from cluster.lease import Lease
 from cluster.pool import WORKER, Pool
 from cluster.store import Store
+from cluster.telemetry import Telemetry
 from cluster.watch import Watch
 from engine.errors import InputError
 
@@ -32,6 +33,7 @@ class Desk:
         self.lease, self.journal = Lease(self.store, context.get_actor_id()), Journal(self.store)
         self.board, self.watch = Board(self.store, self.journal), Watch()
         self.pool = Pool(device, self.board.schedule, self.board.times, worker)
+        self.telemetry = Telemetry()
         self.ended: dict[str, str] = {}  # job key -> why its processes were ended
         self.awake = asyncio.Event()
         self.loop: asyncio.Task[None] | None = None
@@ -118,6 +120,22 @@ class Desk:
     async def progress(self, job_key: str, step: int, total: int) -> None:
         self.board.steps[job_key] = step, total
         self.watch.progress(job_key, step, total)
+        if seen := self.watch.seen.get(job_key):
+            self.telemetry.step(seen.job, step)
+
+    def _began(self, job: Job, films: list[str], workers: tuple[str, ...]) -> JobEvent:
+        """An attempt begins: the journal, the watch over what hangs and the outside are told."""
+        self.watch.started(job)
+        self.telemetry.started(job, films, workers)
+        return self.journal.started(job, workers)
+
+    def _over(
+        self, attempt: JobEvent, job: Job, films: list[str], workers: tuple[str, ...], why: str | None = None
+    ) -> None:
+        """It ended; `why` it failed, None when it did not."""
+        self.watch.ended(job, well=why is None)
+        self.journal.ended(attempt, why)
+        self.telemetry.ended(job, films, workers, time.time() - attempt.start, why)
 
     async def close(self) -> None:
         """Gives the storage back and forgets what is unfinished, whose askers are gone; the caller ends the actor."""

@@ -59,13 +59,17 @@ class Studio(Desk):
                 self.board.errors |= {asked.request.key: self.pool.why_not_more for asked in self.board.open()}
             if not self.board.planning():
                 await self.pool.end("planner")  # it needs much memory, and planning is done
+            self.telemetry.state(self.board, len(self.pool.workers))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.awake.wait(), min(RENEW_S, self.watch.least))
             self.awake.clear()
 
     async def _look(self, key: str) -> None:
+        known = key in self.board.films
         try:
             await self.board.look(key)
+            if not known and (film := self.board.films.get(key)):
+                self.telemetry.planned(key, film, self.board.stored)
         except StorageAway as away:
             logger.warning("%s", away)
             self.board.to_look_at[key] = None
@@ -79,18 +83,16 @@ class Studio(Desk):
         slot, workers, attempt = under_way.job.slot, under_way.workers, None
         try:
             job = await self.board.settle(under_way)
-            attempt = self.journal.started(job, workers)
-            self.watch.started(job)
+            films = self.board.schedule.films_of(slot)
+            attempt = self._began(job, films, workers)
             await perform(self.pool, job, workers, Delivery(self.store, self.me, job))
-            self.watch.ended(job, well=True)
-            self.journal.ended(attempt)
+            self._over(attempt, job, films, workers)
             self.board.finished(slot, self.pool.kind_of(workers))
         except Exception as error:
             job = under_way.job
-            self.watch.ended(job, well=False)
             why = await self.board.failed(slot, error, self.ended.pop(job.key, ""))
             if attempt:
-                self.journal.ended(attempt, why)
+                self._over(attempt, job, films, workers, why)
             self.awake.set()
             await recover(self.pool, job, workers, error)
         self.pool.free(workers)

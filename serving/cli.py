@@ -194,6 +194,19 @@ def serve(
 
 
 @app.command()
+def status(
+    storage: Storage = ".dreamrunner",
+    watch: Annotated[bool, typer.Option("--watch", help="go on showing it until it is interrupted")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
+) -> None:
+    """Shows the films under way, their jobs and who works on them."""
+    from serving.render import open_store
+    from serving.status import show_status
+
+    show_status(open_store(storage), Console(), watch, as_json)
+
+
+@app.command()
 def judge(
     film: Annotated[Path, typer.Argument(help="a film.mp4 of the miniature")],
     plan: Annotated[Path | None, typer.Option(help="the plan it was rendered from; default: beside the film")] = None,

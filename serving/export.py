@@ -7,17 +7,19 @@ from pathlib import Path
 
 from cluster.films import Film as Graph
 from cluster.films import FilmRequest, PriorJob, SceneJob, input_name
+from cluster.journal import Journal
 from cluster.store import Store
 from engine.plan import Plan, dump_plan
 from engine.video import read_video, write_vtt
 from serving.contact import write_contact_sheet
 from serving.learned import Learned, learned_motion, learned_subject
 from serving.storyboard import SceneResult, write_storyboard
+from serving.timeline import chrome_trace, draw_timeline, parts_of
 
 
 def export(store: Store, request: FilmRequest, folder: Path) -> Path:
-    """Writes film.mp4, film.vtt, plan.yaml, storyboard.html and contact.png from the store, with the reference images
-    and the planner's answers where there are any; returns the film's path.
+    """Writes film.mp4, film.vtt, plan.yaml, storyboard.html, contact.png and the timeline from the store, with the
+    reference images and the planner's answers where there are any; returns the film's path.
 
     Raises DamagedResult when a stored file is not what its record says.
     """
@@ -42,6 +44,10 @@ def export(store: Store, request: FilmRequest, folder: Path) -> Path:
     about = {"model": notes["model"], "planner": planned, "seed": request.seed, "key": graph.key}
     write_storyboard(folder / "storyboard.html", graph.plan, results, about, _learned(store, graph))
     write_contact_sheet(folder / "contact.png", graph.plan, frames)
+    if (done := Journal(store).done_film(request.key)) and done.spans:
+        parts = parts_of([(graph.plan.title, done.spans)])
+        (folder / "timeline.json").write_text(chrome_trace(parts), encoding="utf-8")
+        draw_timeline(folder / "timeline.png", parts, f"{graph.plan.title}: how it was made")
     return path
 
 

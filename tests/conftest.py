@@ -64,6 +64,7 @@ def scenes_of(state: dict) -> list[dict]:
 def a_film(ray_of_two, tmp_path_factory) -> tuple[Store, FilmRequest, list[dict]]:
     """A small film made by a real studio with two workers: its store, its request, and what was seen meanwhile (the
     studio's states; last, the actors that Ray listed while scenes were rendered)."""
+    import ray
     from ray.util.state import list_actors
 
     from cluster.client import render_films
@@ -74,7 +75,10 @@ def a_film(ray_of_two, tmp_path_factory) -> tuple[Store, FilmRequest, list[dict]
     def watch(states):
         seen.append(states[0])
         if not actors and any(s["step"] >= 1 for s in scenes_of(states[0])):
-            actors.extend({"class": a.class_name, "name": a.name, "state": a.state} for a in list_actors())
+            actors.extend(
+                {"class": a.class_name, "name": a.name, "state": a.state}
+                for a in list_actors(address=ray.get_runtime_context().gcs_address)
+            )
 
     render_films(store, [request], 2, None, watch)
     return store, request, [*seen, {"actors": actors}]

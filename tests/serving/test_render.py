@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 
 import pytest
@@ -55,6 +56,10 @@ def test_a_finished_film_is_written_without_ray(a_film, command, tmp_path, monke
     assert not re.search(r'(src|href)\s*=\s*["\']https?:', page)
     assert all(region.caption in page for scene in request.plan.scenes for region in scene.regions)
     assert Image.open(folder / "contact.png").width > 600
+    events = json.loads((folder / "timeline.json").read_text())["traceEvents"]
+    told = {event["name"] for event in events if event["ph"] == "X"}
+    assert told == {f"scene {scene.id}" for scene in request.plan.scenes}
+    assert Image.open(folder / "timeline.png").width > 600
 
 
 def test_the_judge_reads_what_was_written(command, tmp_path, monkeypatch, capsys) -> None:
