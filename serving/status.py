@@ -92,8 +92,9 @@ def _page(store: Store, journal: Journal) -> Group:
     for state in states:
         jobs = state.jobs
         waiting = str(jobs["waiting"]) if state.planned else "not planned yet"
+        title = f"{state.title} (paused)" if state.paused else state.title
         films.add_row(
-            f"{state.title} (paused)" if state.paused else state.title, state.key[:12], str(state.priority), str(jobs["done"]), str(jobs["running"]), waiting,
+            title, state.key[:12], str(state.priority), str(jobs["done"]), str(jobs["running"]), waiting,
             _ago(now - state.asked),
         )  # fmt: skip
         for span in state.running:
