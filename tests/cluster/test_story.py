@@ -50,7 +50,9 @@ def told(ray_of_two, tmp_path_factory) -> tuple[Store, FilmRequest, list[dict], 
         under_way = {job["kind"] for job in seen[0]["jobs"] if job["state"] == "running"}
         if not under_way <= looked:  # once for each kind of job: asking Ray is slow
             looked.update(under_way)
-            alive.update(a.class_name for a in list_actors() if a.state == "ALIVE")
+            alive.update(
+                a.class_name for a in list_actors(address=ray.get_runtime_context().gcs_address) if a.state == "ALIVE"
+            )
 
     render_films(store, [request], 2, None, watch)
     return store, request, states, sorted(alive)
@@ -80,7 +82,11 @@ def test_scenes_wait_for_their_own_priors_alone(told) -> None:
 
 
 def test_the_planner_ends_when_planning_is_done(told) -> None:
-    assert not [a for a in list_actors() if a.class_name == "Planner" and a.state == "ALIVE"]
+    assert not [
+        a
+        for a in list_actors(address=ray.get_runtime_context().gcs_address)
+        if a.class_name == "Planner" and a.state == "ALIVE"
+    ]
 
 
 def test_a_prior_is_learned_once(told) -> None:
@@ -108,7 +114,11 @@ def _killing(kind: str, count: int, killed: list[int]):
 
     def watch(states) -> None:
         if not killed and any(j["kind"] == kind and j["state"] == "running" and j["step"] for j in states[0]["jobs"]):
-            for worker in [a for a in list_actors() if a.class_name == "Worker" and a.state == "ALIVE"][:count]:
+            for worker in [
+                a
+                for a in list_actors(address=ray.get_runtime_context().gcs_address)
+                if a.class_name == "Worker" and a.state == "ALIVE"
+            ][:count]:
                 os.kill(worker.pid, signal.SIGKILL)
                 killed.append(worker.pid)
 

@@ -68,7 +68,11 @@ def test_a_killed_process_changes_nothing(victim: str, a_film, ray_of_two, tmp_p
 
     def watch(states):
         if not killed and any(s["state"] == "running" and s["step"] >= 2 for s in scenes_of(states[0])):
-            actor = next(a for a in list_actors() if a.class_name == victim and a.state == "ALIVE")
+            actor = next(
+                a
+                for a in list_actors(address=ray.get_runtime_context().gcs_address)
+                if a.class_name == victim and a.state == "ALIVE"
+            )
             os.kill(actor.pid, signal.SIGKILL)
             killed.append(actor.pid)
 
@@ -156,7 +160,11 @@ def test_a_scene_that_is_alone_gets_two_workers(a_film, ray_of_two, tmp_path) ->
 def test_nothing_is_left_over(a_film, ray_of_two) -> None:
     deadline = time.monotonic() + 30  # Ray ends a dead studio's workers in its own time
     while time.monotonic() < deadline:
-        left = [a for a in list_actors() if a.state == "ALIVE" and a.class_name in ("Studio", "Worker")]
+        left = [
+            a
+            for a in list_actors(address=ray.get_runtime_context().gcs_address)
+            if a.state == "ALIVE" and a.class_name in ("Studio", "Worker")
+        ]
         if not left:
             break
         time.sleep(0.5)

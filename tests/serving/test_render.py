@@ -13,6 +13,7 @@ from PIL import Image
 from engine.plan import dump_plan, load_plan
 from engine.video import read_video
 from serving.cli import main
+from serving.export import export
 from serving.render import film_name
 
 pytestmark = pytest.mark.cluster
@@ -56,10 +57,15 @@ def test_a_finished_film_is_written_without_ray(a_film, command, tmp_path, monke
     assert not re.search(r'(src|href)\s*=\s*["\']https?:', page)
     assert all(region.caption in page for scene in request.plan.scenes for region in scene.regions)
     assert Image.open(folder / "contact.png").width > 600
-    events = json.loads((folder / "timeline.json").read_text())["traceEvents"]
+
+
+def test_its_making_is_told_as_a_timeline(a_film, tmp_path) -> None:
+    store, request, _ = a_film
+    export(store, request, tmp_path)
+    events = json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
     told = {event["name"] for event in events if event["ph"] == "X"}
     assert told == {f"scene {scene.id}" for scene in request.plan.scenes}
-    assert Image.open(folder / "timeline.png").width > 600
+    assert Image.open(tmp_path / "timeline.png").width > 600
 
 
 def test_the_judge_reads_what_was_written(command, tmp_path, monkeypatch, capsys) -> None:
