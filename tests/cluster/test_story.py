@@ -7,6 +7,7 @@ import os
 import signal
 
 import pytest
+import ray
 from ray.util.state import list_actors
 from safetensors.torch import load
 
