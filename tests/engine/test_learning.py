@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import multiprocessing
 
 import pytest
 import torch
@@ -13,11 +15,13 @@ from engine import learning
 from engine.adapters import region_loras
 from engine.encodings import Encodings, Shelf
 from engine.errors import InputError
+from engine.groups import Ranks
 from engine.lora import LoraBank, adapted_layers, load_lora, save_lora
 from engine.plan import Box, Region, Scene
 from engine.priors import Portrait, Prior, learn_motion, learn_motions, learn_subject, learn_subjects
 from engine.render import render_clip
 from engine.settings import ExecutionPlan, RenderSettings
+from engine.unfinished import Saves
 from tests.engine.small import TEXT_TOKENS, tiny_transformer
 from tests.engine.tiny import SETTINGS, TinyModel, clips, sprite
 
@@ -206,3 +210,46 @@ def test_a_lora_of_another_base_of_the_same_shape_is_refused(model) -> None:
         _latents(model, Prior(foreign, {}))
     own = learn_motion(model, clips(), SETTINGS, 0)
     assert _latents(model, own).isfinite().all()
+
+
+def _member(rank: int, addresses: list[str], results: multiprocessing.Queue) -> None:
+    """One of two ranks that learn a prior: undisturbed; interrupted after three steps; gone on with; and once more,
+    when the other has lost what it saved."""
+    torch.set_num_threads(1)
+    learning.SAVE_PRIOR_STEPS = 2
+    kept: list[bytes] = []
+    saves = Saves(lambda: kept[-1] if kept else None, kept.append)
+
+    def learn(saves: Saves, stop_at: int = 0) -> Prior:
+        def report(done: int, total: int) -> None:
+            if done == stop_at:
+                raise KeyboardInterrupt
+
+        ranks = Ranks(rank, 2, addresses.pop(0))
+        return learn_motion(TinyModel(), clips(6), _with(check_every=2), 0, report, ranks, saves)
+
+    made = [learn(Saves())]
+    with contextlib.suppress(KeyboardInterrupt):
+        learn(saves, stop_at=3)
+    assert len(kept) == 1
+    made.append(learn(saves))
+    if rank == 1:
+        kept.clear()
+    made.append(learn(saves))
+    results.put((rank, made))
+
+
+def test_two_workers_learn_one_prior_and_go_on_after_a_death() -> None:
+    """Each has its share of the clips; both end with the same weights. If one has lost its save, both begin anew."""
+    context = multiprocessing.get_context("spawn")
+    results, addresses = context.Queue(), [learning._free_address() for _ in range(4)]
+    members = [context.Process(target=_member, args=(rank, addresses, results), daemon=True) for rank in range(2)]
+    for member in members:
+        member.start()
+    found = dict(results.get(timeout=200) for _ in members)
+    for member in members:
+        member.join()
+    (first, *others), (second, *_) = found[0], found[1]
+    assert first.weights == second.weights and first.card["checks"] == second.card["checks"]
+    assert first.card["curve"] != second.card["curve"]
+    assert all(prior.weights == first.weights and len(prior.card["curve"]) == 4 for prior in others)
