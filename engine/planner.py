@@ -145,7 +145,9 @@ class _Planner:
         schema = story_schema(self.bundle.words, len(sentences))
 
         def accept(text: str) -> list[StoryScene]:
-            return check_outline(parse_answer(StoryAnswer, text).scenes, sentences, self.bundle.words)
+            return check_outline(
+                parse_answer(StoryAnswer, text).scenes, sentences, self.bundle.words, list(self.story.characters)
+            )
 
         what = f"sentences {first} to {first + len(sentences) - 1}"
         return await self._ask("story", what, first, messages, schema, 64 + 60 * len(sentences), accept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -11,6 +12,7 @@ from engine.models import Words
 
 MAX_REGIONS = 4  # method: at most four motions a scene
 MAX_NARRATION = 2000  # letters
+PRONOUNS = re.compile(r"\b(it|its|he|she|his|her|him|they|them|both|two)\b", re.IGNORECASE)
 NEGATION = re.compile(
     r"\b(not|no|nobody|never|without|instead|cannot|wants?|wanted|refuses?d?)\b|n['’]t\b", re.IGNORECASE
 )
@@ -80,20 +82,24 @@ def check_invented(sentences: list[str]) -> None:
         raise Repairable("a sentence comes twice; something new must happen in each", once, "told once")
 
 
-def check_outline(scenes: list[StoryScene], sentences: list[str], words: Words | None) -> list[StoryScene]:
+def check_outline(
+    scenes: list[StoryScene], sentences: list[str], words: Words | None, characters: Sequence[str] = ()
+) -> list[StoryScene]:
     """The scenes, when they hold every sentence once and in order, each in the place that its sentences name. Raises
     Repairable with that put right, and Refused for a scene of too many letters.
 
-    Places bind models of few words alone. With these, scenes without a motion only describe and join their neighbours;
-    one that reads any text may show an empty street.
+    Places bind models of few words alone. With these, scenes without a motion, or of sentences that name nobody ("The
+    end."), only describe and join their neighbours; one that reads any text may show an empty street.
     """
     reasons, done, certain = [], [], True
     if reason := _disorder(scenes, len(sentences)):
         scenes, certain = _in_order(scenes, len(sentences)), False
         reasons.append(reason)
         done.append("sentences given to the scenes in order")
-    if words and any(scene.motions for scene in scenes):
-        scenes = _with_neighbours(scenes)
+    if words:
+        cast = [*words.characters, *characters]
+        shows = [bool(scene.motions) and _names_somebody(scene, sentences, cast) for scene in scenes]
+        scenes = _with_neighbours(scenes, shows) if any(shows) else scenes
     if words:
         divided = _by_place(scenes, sentences, words)
         if len(divided) > len(scenes):
@@ -134,12 +140,18 @@ def _in_order(scenes: list[StoryScene], count: int) -> list[StoryScene]:
     ]
 
 
-def _with_neighbours(scenes: list[StoryScene]) -> list[StoryScene]:
-    """Scenes in which nobody does anything become part of the scene before; at the beginning, of the one after."""
+def _names_somebody(scene: StoryScene, sentences: list[str], cast: list[str]) -> bool:
+    told = " ".join(sentences[number - 1] for number in scene.sentences)
+    someone = "|".join(map(re.escape, cast))
+    return bool(PRONOUNS.search(told) or re.search(rf"\b({someone})(s|es)?\b", told, re.IGNORECASE))
+
+
+def _with_neighbours(scenes: list[StoryScene], shows: list[bool]) -> list[StoryScene]:
+    """Scenes that show nobody become part of the scene before; at the beginning, of the one after."""
     out: list[StoryScene] = []
     waiting: list[int] = []
-    for scene in scenes:
-        if scene.motions:
+    for scene, shown in zip(scenes, shows, strict=True):
+        if shown:
             out.append(scene.model_copy(update={"sentences": [*waiting, *scene.sentences]}))
             waiting = []
         elif out:

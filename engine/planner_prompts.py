@@ -14,12 +14,11 @@ from engine.errors import InputError
 from engine.models import Bundle, Words
 from engine.plan import KEYFRAMES
 from engine.plan_rules import MIN_SIDE
-from engine.planner_outline import MAX_REGIONS, StoryScene, entities_of, motions_of, stage_phrases
+from engine.planner_outline import MAX_REGIONS, PRONOUNS, StoryScene, entities_of, motions_of, stage_phrases
 
 SENTENCE_LETTERS = 400  # longer ones are cut, so that no single line fills the model's context
 SYSTEM = "You plan animated films."
 TOPIC_SENTENCES = (4, 6)  # of a story on a topic, at least and at most
-PRONOUNS = re.compile(r"\b(it|its|he|she|his|her|him|they|them|both|two)\b", re.IGNORECASE)
 
 
 @cache

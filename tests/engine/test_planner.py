@@ -216,7 +216,7 @@ async def test_what_only_describes_makes_no_scene() -> None:
         "It was cold. A fox walks right in the forest. Snow fell. On the beach a dragon spins around.", "dragon"
     )
     places = ("snow", "forest", "forest", "beach")
-    motions = ([], ["walks right"], [], ["spins around"])
+    motions = ([], ["walks right"], ["falls down"], ["spins around"])  # "Snow fell." is nobody's motion
     scenes = [
         {"sentences": [n], "place": p, "motions": m} for n, p, m in zip(range(1, 5), places, motions, strict=True)
     ]
