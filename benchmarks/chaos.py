@@ -190,13 +190,16 @@ class Arena:
             self.cluster.ask("gcs")
         return True
 
-    def end(self) -> int:
-        """Ends everything; how many processes of the clusters are left over."""
+    def end_cluster(self) -> None:
         try:
             self.cluster.tell("end")
             self.cluster.process.wait(60)
         except (OSError, subprocess.TimeoutExpired):
             self.cluster.process.kill()
+
+    def end(self) -> int:
+        """Ends everything; how many processes of the clusters are left over."""
+        self.end_cluster()
         self._pipe_end(self.asker)
         deadline = time.monotonic() + END_S
         while (left := self.family.alive()) and time.monotonic() < deadline:
@@ -277,6 +280,8 @@ def run(folder: Path, kills: int, seed: int, kinds: list[str]) -> dict[str, Any]
         for kind, request in zip(plan, requests, strict=True):
             by_kind[kind] += one_round(arena, kind, store, request, rng)
         disturbed = time.perf_counter() - began
+        arena.end_cluster()  # its studio has the workers
+        arena.start()
         began = time.perf_counter()
         for request in requests:
             again = as_planned(request, store).model_copy(update={"library": f"{reference.url}/library/miniature"})
