@@ -59,13 +59,17 @@ class Pool:
 
     async def grow(self, workers: int) -> None:
         """Until the pool has this many workers. Raises InputError when the cluster has no place for one."""
-        await asyncio.gather(*[self._joined(self._create()) for _ in range(len(self.workers), workers)])
+        self._needed = math.inf  # by whoever asks; the schedule may not know yet what for
+        try:
+            await asyncio.gather(*[self._joined(self._create()) for _ in range(len(self.workers), workers)])
+        finally:
+            self._needed = time.monotonic()
 
     def fit(self, limit: int, awake: asyncio.Event) -> None:
         """Grows (in the background) and shrinks with what waits; `limit` is the most that somebody asked for."""
         now = time.monotonic()
         if self.schedule.wanted >= len(self.workers):
-            self._needed = now
+            self._needed = max(self._needed, now)
         idle = self.schedule.idle
         size = pool_size(
             len(self.workers), self.schedule.wanted, limit, KEPT, len(idle), now - self._needed, PATIENCE_S
