@@ -8,6 +8,8 @@ TORCH_INDEX ?=
 
 INSTALL = PYTHON='$(PYTHON)' VENV='$(VENV)' TORCH_INDEX='$(TORCH_INDEX)' bash requirements/install.sh
 BIN = $(VENV)/bin
+# Two processes: tests that need Ray in one, the others beside them (tests/conftest.py).
+SIDE_BY_SIDE = -n 2 --dist loadgroup
 
 .PHONY: help check install install-test film serve gpu-check test test-long lint lock clean
 
@@ -50,10 +52,10 @@ lint: install-test
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-long: lint
-	$(BIN)/python -m pytest -m "long or not long"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "long or not long"
 
 # A dry run of pip that downloads 1.5 GB and installs nothing. The GPU's lock is apart, since it is far bigger and must see
 # PyTorch's CUDA build: python requirements/lock.py gpu
