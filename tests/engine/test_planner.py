@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import re
-import signal
-import subprocess
-import sys
-from itertools import pairwise
 from pathlib import Path
 
-import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.planner import SENTENCES, read_told
 from engine.errors import InputError
 from engine.miniature import words
-from engine.miniature.grammar import make_story, scene_answer
-from engine.miniature.sayings import MOTIONS, PLACES, say_motion, say_place
 from engine.models import PlannerModel, load_bundle
 from engine.plan import KEYFRAMES, dump_plan, parse_plan
-from engine.plan_rules import MIN_SIDE
 from engine.planner import PlanningFailed, plan_story
-from engine.planner_answers import SceneAnswer, make_scene
-from engine.planner_model import adapter_path, model_path
-from engine.planner_outline import Repairable, StoryAnswer, StoryScene, check_outline
+from engine.planner_outline import Repairable, StoryScene, check_outline
 from engine.planner_prompts import (
     scene_schema,
     sentences_at_once,
@@ -459,85 +447,3 @@ def test_splitting_loses_no_word(text: str) -> None:
     sentences = split_sentences(text)
     assert "".join("".join(sentences).split()) == "".join(text.split())
     assert all(0 < len(sentence) <= 400 for sentence in sentences)
-
-
-@unhurried
-@given(st.integers(0, 10**9), st.integers(1, 8))
-def test_the_grammars_answers_are_plans_the_planner_accepts(seed: int, scenes: int) -> None:
-    made = make_story(random.Random(seed), scenes)
-    assert make_story(random.Random(seed), scenes) == made
-    scenes = StoryAnswer.model_validate(made.answer()).scenes
-    assert check_outline(scenes, made.sentences, None) == scenes
-    assert split_sentences(" ".join(made.sentences)) == made.sentences
-    for small in made.scenes:
-        answer = SceneAnswer.model_validate(scene_answer(small))
-        scene = make_scene(answer, "s", small.stage, small.narration, MINIATURE, made.characters)
-        assert [(r.entity, r.motion) for r in scene.regions] == [(a.name, a.motion) for a in small.acts]
-        for keyframe in scene.keyframes():
-            edges = sorted((box.left, box.right) for _, box in keyframe)
-            assert all(right - left >= MIN_SIDE for left, right in edges)
-            assert all(a[1] <= b[0] for a, b in pairwise(edges))  # side by side
-        for one in scene.regions:
-            lefts = [box.left for box in one.boxes.values()]
-            assert max((abs(a - b) for a, b in pairwise(lefts)), default=0) <= 0.13
-
-
-@unhurried
-@given(st.integers(0, 10**9))
-def test_who_acts_is_named_or_was_named_before(seed: int) -> None:
-    made = make_story(random.Random(seed), 4)
-    said = ""
-    for small in made.scenes:
-        said += small.narration
-        assert all(act.name in said for act in small.acts)
-
-
-def test_the_grammar_says_every_motion_and_place() -> None:
-    assert set(MOTIONS) == set(words.MOTIONS)
-    assert set(PLACES) == set(words.STAGES)
-    rng = random.Random(0)
-    said = {motion: {say_motion(rng, motion, "past") for _ in range(2000)} for motion in MOTIONS}
-    assert all(len(ways) >= 12 for ways in said.values())
-    assert all(len({say_place(rng, place) for _ in range(500)}) >= 15 for place in PLACES)
-    every = [way for ways in said.values() for way in ways]
-    assert len(set(every)) == len(every)  # no way to say two motions
-    assert not any("/" in way for way in every)
-
-
-def test_no_sentence_of_the_benchmark_comes_from_the_grammar() -> None:
-    known = {sentence for told in read_told(SENTENCES) for sentence in split_sentences(told.story)}
-    rng = random.Random(0)
-    made = {sentence for _ in range(3000) for sentence in make_story(rng, 4).sentences}
-    own = known & made
-    assert all(len(sentence.split()) < 5 for sentence in own), own  # "The end." is nobody's
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_guarded_child_ends_with_its_parent(how: signal.Signals) -> None:
-    code = (
-        "import subprocess, time; from engine.chat import end_with_me\n"
-        "child = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
-        "guard = end_with_me([child.pid, 2**22 - 1]); print(child.pid, guard.pid, flush=True); time.sleep(600)"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    children = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
-    assert all(child.is_running() for child in children)
-    parent.send_signal(how)
-    parent.wait(10)
-    _, alive = psutil.wait_procs(children, timeout=20)
-    assert alive == []
-
-
-def test_a_planner_that_is_not_there_is_said_so(tmp_path: Path) -> None:
-    def bundle(**planner):
-        return MINIATURE.model_copy(update={"planner": PlannerModel(**planner), "folder": tmp_path})
-
-    with pytest.raises(InputError, match="names no planner"):
-        model_path(MINIATURE.model_copy(update={"planner": None}))
-    with pytest.raises(InputError, match="no GGUF file in the Python package yaml"):
-        model_path(bundle(model="package:yaml"))
-    with pytest.raises(InputError, match="no peft adapter lies in"):
-        adapter_path(bundle(model="m", adapter="nowhere"))
-    assert model_path(bundle(model="org/name")) == "org/name"
-    (tmp_path / "here").mkdir()
-    assert model_path(bundle(model="here")) == str(tmp_path / "here")

@@ -1,0 +1,49 @@
+"""The planner's language model: its files, and its process."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from engine.errors import InputError
+from engine.models import PlannerModel, load_bundle
+from engine.planner_model import adapter_path, model_path
+
+ROOT = Path(__file__).parent.parent.parent
+MINIATURE = load_bundle("miniature")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_guarded_child_ends_with_its_parent(how: signal.Signals) -> None:
+    code = (
+        "import subprocess, time; from engine.chat import end_with_me\n"
+        "child = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        "guard = end_with_me([child.pid, 2**22 - 1]); print(child.pid, guard.pid, flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    children = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+    assert all(child.is_running() for child in children)
+    parent.send_signal(how)
+    parent.wait(10)
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
+
+
+def test_a_planner_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+    def bundle(**planner):
+        return MINIATURE.model_copy(update={"planner": PlannerModel(**planner), "folder": tmp_path})
+
+    with pytest.raises(InputError, match="names no planner"):
+        model_path(MINIATURE.model_copy(update={"planner": None}))
+    with pytest.raises(InputError, match="no GGUF file in the Python package yaml"):
+        model_path(bundle(model="package:yaml"))
+    with pytest.raises(InputError, match="no peft adapter lies in"):
+        adapter_path(bundle(model="m", adapter="nowhere"))
+    assert model_path(bundle(model="org/name")) == "org/name"
+    (tmp_path / "here").mkdir()
+    assert model_path(bundle(model="here")) == str(tmp_path / "here")
