@@ -26,6 +26,9 @@ class Clumsy:
     def ready(self) -> int:
         return os.getpid()
 
+    def kind(self) -> str:
+        return "cpu"
+
     def render(self, job: Any, delivery: Any, rank: int = 0, address: str = "") -> None:
         what, _, file = job.scene.background.partition(" ")
         if what == "broken":

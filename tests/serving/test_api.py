@@ -35,7 +35,7 @@ def server(ray_of_two, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server}/v1", api_key="none", timeout=60, max_retries=0)
+    return openai.OpenAI(base_url=f"{server}/v1", api_key="none", timeout=60)
 
 
 @pytest.mark.timeout(600)
