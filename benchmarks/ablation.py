@@ -154,12 +154,12 @@ def ceiling(trials: Sequence[Trial], base: Checkpoint) -> dict[str, Any]:
     }
 
 
-def markdown(rows: dict[str, dict[str, float | None]]) -> str:
+def markdown(rows: dict[str, dict[str, float | None]], columns: Sequence[str]) -> str:
     def cell(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
 
-    lines = [f"| | {' | '.join(COLUMNS)} |", f"|---|{'---|' * len(COLUMNS)}"]
-    lines += [f"| {name} | {' | '.join(cell(row[column]) for column in COLUMNS)} |" for name, row in rows.items()]
+    lines = [f"| | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
+    lines += [f"| {name} | {' | '.join(cell(row[column]) for column in columns)} |" for name, row in rows.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -239,7 +239,7 @@ def main(
     truth = ceiling(trials, base)
     rows |= {"true clips": truth["true"], "true clips through the VAE": truth["vae"]}
     DOCS.mkdir(exist_ok=True)
-    table = markdown(rows)
+    table = markdown(rows, COLUMNS)
     (DOCS / f"ablation-{base}.md").write_text(table)
     plot(rows, DOCS / f"ablation-{base}.png")
     sheet(trials, clips[Mode(False, True)], clips[Mode(True, True)], DOCS / f"ablation-{base}-scenes.png")

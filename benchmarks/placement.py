@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.ablation import DOCS, MODELS, PHRASES, SEED, clips_of, console, judged, mean
+from benchmarks.ablation import DOCS, MODELS, PHRASES, SEED, clips_of, console, judged, markdown, mean
 from cluster.client import render_films
 from cluster.films import FilmRequest, keep_image, request_of
 from cluster.store import Store
@@ -89,15 +89,6 @@ def figures(trials: Sequence[Trial], reports: Sequence[SceneReport]) -> dict[str
     }
 
 
-def markdown(rows: dict[str, dict[str, float | None]]) -> str:
-    def cell(value: float | None) -> str:
-        return "-" if value is None else f"{value:.2f}"
-
-    lines = [f"| | {' | '.join(COLUMNS)} |", f"|---|{'---|' * len(COLUMNS)}"]
-    lines += [f"| {name} | {' | '.join(cell(row[column]) for column in COLUMNS)} |" for name, row in rows.items()]
-    return "\n".join(lines) + "\n"
-
-
 def compare(scenes: int, base: Checkpoint, storage: str, workers: int) -> None:
     """Learns, renders, judges; `scenes` of each of the two kinds."""
     trials, store = [*motion_trials(scenes, SEED), *both_trials(scenes)], Store(storage)
@@ -110,7 +101,7 @@ def compare(scenes: int, base: Checkpoint, storage: str, workers: int) -> None:
         way: figures(trials, judged(clips_of(store, request), trials, f"judging {way}"))
         for way, request in zip(WAYS, asked, strict=True)
     }
-    table = markdown(rows)
+    table = markdown(rows, COLUMNS)
     Path(DOCS / f"placement-{base}.md").write_text(table)
     console.print(table)
     print(json.dumps({"base": base.value, "scenes": len(trials), "placement": rows}))
