@@ -85,17 +85,14 @@ class Worker:
         if device == "cpu":
             os.nice(NICENESS)
 
-    def ready(self) -> int:
-        """The process id, once the worker runs."""
-        return os.getpid()
-
-    def kind(self) -> str:
-        """What it computes on: the GPU's name, or cpu."""
+    def where(self) -> tuple[str, str]:
+        """What it computes on, the GPU's name or cpu, and the id of its node."""
+        node = ray.get_runtime_context().get_node_id()
         if self.device == "cpu":
-            return "cpu"
+            return "cpu", node
         import torch
 
-        return torch.cuda.get_device_name()
+        return torch.cuda.get_device_name(), node
 
     def address(self) -> str:
         """Where this worker can listen for the others of a scene: host:port, free just now."""

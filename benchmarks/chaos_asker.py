@@ -2,9 +2,9 @@
 
     python -m benchmarks.chaos_asker FOLDER
 
-Reads lines: {"ask": [requests], "storage": url} has them made by a command of its own, which is run again as it stands
-until it ends well, whatever happened to the cluster at the address in FOLDER/address; {"count": [storage, reference]}
-answers how many films it asked for there, how many of them are lost, and how many are the same to the last bit.
+Reads lines: {"ask": [requests], "storage": url, "workers": 2} has them made by a command of its own, which is run again
+as it stands until it ends well, whatever happened to the cluster at the address in FOLDER/address; {"count": [storage,
+reference]} answers how many films it asked for there, how many are lost, and how many are the same to the last bit.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ def main(folder: Path) -> None:
         if "ask" in order:
             with asked.open("a") as file:
                 file.writelines(json.dumps({"storage": order["storage"], "request": r}) + "\n" for r in order["ask"])
-            answer = ask(folder, len(order["ask"]))
+            answer = ask(folder, len(order["ask"]), order.get("workers", 2))
         else:
             answer = count([json.loads(line) for line in asked.read_text().splitlines()], *order["count"])
         print(json.dumps(answer), flush=True)
 
 
-def ask(folder: Path, films: int) -> dict:
+def ask(folder: Path, films: int, workers: int) -> dict:
     """Runs the command for the last films of the list until they are made."""
     deadline, exits = time.monotonic() + GIVE_UP_S, list[int]()
     while time.monotonic() < deadline:
         run = subprocess.run(
-            [sys.executable, "-m", "benchmarks.chaos_asker", "--render", str(folder), str(films)],
+            [sys.executable, "-m", "benchmarks.chaos_asker", "--render", str(folder), str(films), str(workers)],
             stdout=sys.stderr, timeout=GIVE_UP_S,
         )  # fmt: skip
         exits.append(run.returncode)
@@ -51,7 +51,7 @@ def ask(folder: Path, films: int) -> dict:
     return {"failed": True, "exits": exits}
 
 
-def render(folder: Path, films: int) -> int:
+def render(folder: Path, films: int, workers: int) -> int:
     """The command: its exit code is 0, 1 (a film failed) or 3 (the cluster is gone)."""
     from cluster.client import render_films
     from cluster.head import HeadLost
@@ -60,7 +60,7 @@ def render(folder: Path, films: int) -> int:
     requests = [FilmRequest.model_validate(entry["request"]) for entry in last]
     address = (folder / "address").read_text()
     try:
-        render_films(Store(last[0]["storage"]), requests, 2, address, lambda states: None)
+        render_films(Store(last[0]["storage"]), requests, workers, address, lambda states: None)
     except HeadLost as lost:
         print(lost, file=sys.stderr)
         return EXIT_LOST
@@ -97,5 +97,5 @@ def hashes(store: Store, names: list[tuple[str, str, str]]) -> list[str] | None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--render":
-        sys.exit(render(Path(sys.argv[2]), int(sys.argv[3])))
+        sys.exit(render(Path(sys.argv[2]), *map(int, sys.argv[3:])))
     main(Path(sys.argv[1]))

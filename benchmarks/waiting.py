@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from typing import Any
@@ -23,11 +22,8 @@ class Waiter:
 
         self.clip = encode_video(np.zeros((8, 16, 16, 3), np.uint8), 8)
 
-    def ready(self) -> int:
-        return os.getpid()
-
-    def kind(self) -> str:
-        return "cpu"
+    def where(self) -> tuple[str, str]:
+        return "cpu", ray.get_runtime_context().get_node_id()
 
     def render(self, job: Any, delivery: Any, rank: int = 0, address: str = "") -> None:
         began, seconds = time.perf_counter(), float(job.scene.background.split()[-1])

@@ -110,6 +110,16 @@ class Board:
         ended = self.whole | self.cancelled | self.errors.keys()
         return [asked for key, asked in self.asked.items() if key not in ended]
 
+    @property
+    def most(self) -> int:
+        """The most workers that anybody asked for."""
+        return max((asked.workers for asked in self.open()), default=0)
+
+    @property
+    def together(self) -> int:
+        """The most workers that share one job."""
+        return max((asked.request.together for asked in self.open()), default=1)
+
     # jobs
 
     async def look(self, key: str) -> None:

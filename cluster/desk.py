@@ -32,7 +32,7 @@ class Desk:
         self.store = Store(storage)
         self.lease, self.journal = Lease(self.store, context.get_actor_id()), Journal(self.store)
         self.board, self.watch = Board(self.store, self.journal), Watch()
-        self.pool = Pool(device, self.board.schedule, self.board.times, worker)
+        self.pool = Pool(device, self.board.schedule, self.board.times, context.get_actor_id(), worker)
         self.telemetry = Telemetry()
         self.ended: dict[str, str] = {}  # job key -> why its processes were ended
         self.awake = asyncio.Event()
@@ -57,7 +57,9 @@ class Desk:
             asked = self.journal.open_films()
             for entry in asked:
                 self.board.ask(entry)
-            await self.pool.grow(max((min(e.workers, e.request.workers) for e in asked), default=0))
+            await asyncio.to_thread(self.pool.places.clear)
+            most = max((min(e.workers, e.request.workers) for e in asked), default=0)
+            await self.pool.grow(most, self.board.together)
             self.awake.set()
 
     async def submit(self, request: FilmRequest, workers: int, priority: int = 0) -> str:
@@ -67,7 +69,7 @@ class Desk:
         unfinished = await asyncio.to_thread(request.finished, self.store) is None
         if unfinished:
             self.journal.ask(asked)
-        await self.pool.grow(min(workers, request.workers))
+        await self.pool.grow(min(workers, request.workers), request.together)
         if request.story and request.learn and request.library and unfinished:
             self.pool.host("index").fingerprint.remote(request.model, request.library)  # fills it beside the planning
         self.board.ask(asked)

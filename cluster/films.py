@@ -20,7 +20,7 @@ from engine.plan import NONE, Character, Plan, Scene, parse_plan
 from engine.settings import FILM_REVISION, SCENE_REVISION, ExecutionPlan, RenderSettings
 from engine.story import Story
 
-PLAN_REVISION = 2
+PLAN_REVISION = 3
 CLIPS_REVISION = 1
 PRIOR_REVISION = 3
 PRIOR_SEED = 0  # one prior serves films of every seed
@@ -328,6 +328,11 @@ class FilmRequest(BaseModel):
             return sys.maxsize
         film = self.film(self.plan)
         return sum(job.workers for job in (*film.priors, *film.scenes))
+
+    @property
+    def together(self) -> int:
+        """The most workers that share one of its jobs, as far as the request says."""
+        return max(self.execution.world_size, self.prior_settings.workers if self.learn else 1)
 
     def finished(self, store: Store) -> Film | None:
         """The film, when it and all its scenes are in the store."""

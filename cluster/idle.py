@@ -11,11 +11,13 @@ LOOK_AT = 16  # holders of a scene's rarest LoRA that are compared
 
 
 class Worker(NamedTuple):
-    """An idle worker: the model it has resident (None: none yet), its LoRAs, and how fast it is beside the others."""
+    """An idle worker: the model it has resident (None: none yet), its LoRAs, how fast it is beside the others, and its
+    node."""
 
     model: str | None
     loras: frozenset[str]
     speed: float
+    node: str
 
 
 class Idle:
@@ -26,6 +28,7 @@ class Idle:
         self.workers: dict[str, Worker] = {}
         self._by_model: dict[str | None, dict[float, OrderedDict[str, None]]] = {}
         self._by_lora: dict[str, OrderedDict[str, None]] = {}
+        self._by_node: dict[str, OrderedDict[str, None]] = {}
 
     def __len__(self) -> int:
         return len(self.workers)
@@ -33,9 +36,10 @@ class Idle:
     def __contains__(self, name: str) -> bool:
         return name in self.workers
 
-    def add(self, name: str, model: str | None, loras: Iterable[str] = (), speed: float = 1.0) -> None:
+    def add(self, name: str, model: str | None, loras: Iterable[str] = (), speed: float = 1.0, node: str = "") -> None:
         self.remove(name)
-        worker = self.workers[name] = Worker(model, frozenset(loras), speed)
+        worker = self.workers[name] = Worker(model, frozenset(loras), speed, node)
+        self._by_node.setdefault(node, OrderedDict())[name] = None
         self._by_model.setdefault(model, {}).setdefault(speed, OrderedDict())[name] = None
         for lora in worker.loras:
             self._by_lora.setdefault(lora, OrderedDict())[name] = None
@@ -55,15 +59,36 @@ class Idle:
             del self._by_lora[lora][name]
             if not self._by_lora[lora]:
                 del self._by_lora[lora]
+        del self._by_node[worker.node][name]
+        if not self._by_node[worker.node]:
+            del self._by_node[worker.node]
 
     def take(self, model: str, loras: Sequence[str], count: int) -> tuple[str, ...]:
-        """Removes and returns the `count` best workers for a job; there are as many."""
-        taken = []
-        for _ in range(count):
-            name = self._holder(model, loras) or self._any(model)
-            self.remove(name)
-            taken.append(name)
+        """Removes and returns the `count` best workers for a job; there are as many. Several are of one node, when a
+        node has so many idle ones."""
+        taken = self._neighbours(model, loras, count) if count > 1 else []
+        while len(taken) < count:
+            taken.append(self._holder(model, loras) or self._any(model))
+            self.remove(taken[-1])
         return tuple(taken)
+
+    def _neighbours(self, model: str, loras: Sequence[str], count: int) -> list[str]:
+        """Removes and returns the best of the node that has the best for a job; none when no node has enough."""
+        wanted = frozenset(loras)
+
+        def worth(name: str) -> tuple[bool, int, bool, float]:
+            worker = self.workers[name]
+            return worker.model == model, len(worker.loras & wanted), worker.model is None, worker.speed
+
+        fits = [
+            sorted(names, key=worth, reverse=True)[:count] for names in self._by_node.values() if len(names) >= count
+        ]
+        if not fits:
+            return []
+        best = max(fits, key=lambda names: [worth(name) for name in names])
+        for name in best:
+            self.remove(name)
+        return best
 
     def _holder(self, model: str, loras: Sequence[str]) -> str | None:
         """One that has the model and most of the LoRAs."""

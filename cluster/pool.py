@@ -21,6 +21,7 @@ from actors.index import Index
 from actors.planner import Planner
 from cluster.films import Job, SceneJob
 from cluster.local import SLOT
+from cluster.places import Places
 from cluster.schedule import Schedule, pool_size
 from cluster.times import Times
 from engine.errors import InputError
@@ -39,6 +40,7 @@ class Holds:
     """What a worker computes on, and what it has resident as far as the studio knows."""
 
     kind: str
+    node: str
     model: str | None = None
     loras: dict[str, None] = field(default_factory=dict)  # the least recently used first
 
@@ -46,8 +48,9 @@ class Holds:
 class Pool:
     """Workers by name; the schedule hears of each that comes, is free, or goes."""
 
-    def __init__(self, device: str, schedule: Schedule, times: Times, worker: str = WORKER) -> None:
+    def __init__(self, device: str, schedule: Schedule, times: Times, owner: str, worker: str = WORKER) -> None:
         self.device, self.schedule, self.times, self.worker = device, schedule, times, worker
+        self.places = Places(owner, gpus=1 if device == "cuda" else 0)
         self.workers: dict[str, Any] = {}
         self.holds: dict[str, Holds] = {}  # of workers that are ready
         self.hosts: dict[str, Any] = {}  # "planner", "index"
@@ -57,15 +60,16 @@ class Pool:
 
     # how many
 
-    async def grow(self, workers: int) -> None:
-        """Until the pool has this many workers. Raises InputError when the cluster has no place for one."""
+    async def grow(self, workers: int, together: int = 1) -> None:
+        """Until the pool has this many workers, with room side by side for scenes that take so many `together`. Raises
+        InputError when the cluster has no place for one."""
         self._needed = math.inf  # by whoever asks; the schedule may not know yet what for
         try:
-            await asyncio.gather(*[self._joined(self._create()) for _ in range(len(self.workers), workers)])
+            await asyncio.gather(*map(self._joined, self._create(workers - len(self.workers), together)))
         finally:
             self._needed = time.monotonic()
 
-    def fit(self, limit: int, awake: asyncio.Event) -> None:
+    def fit(self, limit: int, together: int, awake: asyncio.Event) -> None:
         """Grows (in the background) and shrinks with what waits; `limit` is the most that somebody asked for."""
         now = time.monotonic()
         if self.schedule.wanted >= len(self.workers):
@@ -77,11 +81,11 @@ class Pool:
         for name in list(idle.workers)[: len(self.workers) - size]:
             self.end_worker(name)
         if size > len(self.workers) and self.schedule.waiting and self._growing is None:
-            self._growing = asyncio.create_task(self._grow_behind(size, awake))
+            self._growing = asyncio.create_task(self._grow_behind(size, together, awake))
 
-    async def _grow_behind(self, size: int, awake: asyncio.Event) -> None:
+    async def _grow_behind(self, size: int, together: int, awake: asyncio.Event) -> None:
         try:
-            await self.grow(size)
+            await self.grow(size, together)
             self.why_not_more = ""
         except InputError as error:
             self.why_not_more = str(error)
@@ -89,18 +93,19 @@ class Pool:
         self._growing = None
         awake.set()
 
-    def _create(self) -> str:
-        name, gpus = f"worker-{uuid.uuid4().hex[:8]}", 1 if self.device == "cuda" else 0
-        options: dict[str, Any] = {"name": name, "resources": {SLOT: 1}, "num_gpus": gpus}
+    def _create(self, count: int, together: int) -> list[str]:
+        names = [f"worker-{uuid.uuid4().hex[:8]}" for _ in range(count)]
         module, _, actor = self.worker.partition(":")
-        self.workers[name] = getattr(import_module(module), actor).options(**options).remote(self.device)
-        return name
+        for name, options in zip(names, self.places.take(names, together), strict=True):
+            self.workers[name] = getattr(import_module(module), actor).options(**options).remote(self.device)
+        return names
 
     async def _joined(self, name: str) -> None:
         try:
-            await self.await_worker(name)
+            self.holds[name] = about = await self.await_worker(name)
         except TimeoutError:
             ray.kill(self.workers.pop(name))
+            self.places.give_back(name)
             there = {k: v for k, v in ray.cluster_resources().items() if k in (SLOT, "GPU", "CPU")}
             asked = f"1 {SLOT}{' and 1 GPU' if self.device == 'cuda' else ''}"
             raise InputError(
@@ -108,16 +113,14 @@ class Pool:
                 f"{json.dumps(there)} and {len(self.holds)} workers run; ask for fewer, or start nodes with "
                 f"--resources='{{\"{SLOT}\": N}}'"
             ) from None
-        self.holds[name] = Holds(await self.workers[name].kind.remote())
-        self.schedule.worker_joins(name, None, self._speed(name))  # from now on it is given work
+        self.schedule.worker_joins(name, None, self._speed(name), about.node)  # from now on it is given work
 
-    async def await_worker(self, name: str) -> None:
-        """Until the worker's process runs (again)."""
+    async def await_worker(self, name: str) -> Holds:
+        """When the worker's process runs (again): what it is, with nothing resident."""
         deadline = time.monotonic() + PLACEMENT_S
         while time.monotonic() < deadline:
             try:
-                await asyncio.wait_for(self.workers[name].ready.remote(), deadline - time.monotonic())
-                return
+                return Holds(*await asyncio.wait_for(self.workers[name].where.remote(), deadline - time.monotonic()))
             except ray.exceptions.RayActorError:
                 await asyncio.sleep(0.2)
         raise TimeoutError(name)
@@ -126,6 +129,7 @@ class Pool:
         self.schedule.worker_leaves(name)
         self.holds.pop(name, None)
         ray.kill(self.workers.pop(name))
+        self.places.give_back(name)
 
     # what they have
 
@@ -134,7 +138,7 @@ class Pool:
         for name in names:
             holds = self.holds[name]
             if holds.model != job.fingerprint:
-                self.holds[name] = holds = Holds(holds.kind, job.fingerprint)
+                self.holds[name] = holds = Holds(holds.kind, holds.node, job.fingerprint)
             for use in job.priors if isinstance(job, SceneJob) else ():
                 holds.loras.pop(use.key, None)
                 holds.loras[use.key] = None
@@ -145,7 +149,7 @@ class Pool:
         """These workers can be given another job."""
         for name in names:
             if holds := self.holds.get(name):
-                self.schedule.worker_free(name, holds.model, holds.loras, self._speed(name))
+                self.schedule.worker_free(name, holds.model, holds.loras, self._speed(name), holds.node)
 
     def _speed(self, name: str) -> float:
         """Of its kind of GPU beside others, in rough steps: what is nearly as fast counts as equal."""
@@ -161,16 +165,16 @@ class Pool:
         """Waits until Ray has brought these workers' processes back, having ended them whatever they hang in. One that
         does not come back leaves the pool."""
         names = list(names)
-        for name in names:
-            self.holds[name] = Holds(self.holds[name].kind)
-            if kill:
-                ray.kill(self.workers[name], no_restart=False)
+        for name in names if kill else ():
+            ray.kill(self.workers[name], no_restart=False)
         if kill:
-            await asyncio.sleep(0.2)  # `ready` must not be answered by the process that is being ended
+            await asyncio.sleep(0.2)  # `where` must not be answered by the process that is being ended
         for name, came in zip(
             names, await asyncio.gather(*map(self.await_worker, names), return_exceptions=True), strict=True
         ):
-            if came is not None:
+            if isinstance(came, Holds):
+                self.holds[name] = came
+            else:
                 logger.warning("%s does not come back: %r", name, came)
                 self.end_worker(name)
 

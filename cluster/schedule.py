@@ -6,7 +6,8 @@ The rules, in this order:
 2. inside a film the job with the longest path: its own seconds and those of the longest chain that waits for it, so
    priors stand before scenes, and each prior before the shorter ones;
 3. a job gets more than one worker only when idle workers outnumber waiting jobs, then as many as make it quickest;
-4. a job goes to workers that hold its LoRAs, else its model, else none, the faster ones first;
+4. a job goes to workers that hold its LoRAs, else its model, else none, the faster ones first; those of one job are
+   taken from one node, where a node has enough;
 5. a job of several workers whose turn it is keeps its turn until enough are free: others would pass it for ever.
 """
 
@@ -215,17 +216,19 @@ class Schedule:
 
     # workers
 
-    def worker_joins(self, name: str, model: str | None = None, speed: float = 1.0) -> None:
+    def worker_joins(self, name: str, model: str | None = None, speed: float = 1.0, node: str = "") -> None:
         """A new worker, idle. `speed`: how much faster than the others it is expected to be."""
         self.workers += 1
-        self.idle.add(name, model, speed=speed)
+        self.idle.add(name, model, (), speed, node)
         for key in list(self._too_big):
             del self._too_big[key]
             self._ready(key)
 
-    def worker_free(self, name: str, model: str | None, loras: Iterable[str] = (), speed: float = 1.0) -> None:
+    def worker_free(
+        self, name: str, model: str | None, loras: Iterable[str] = (), speed: float = 1.0, node: str = ""
+    ) -> None:
         """A worker that had a job is idle, and holds this model and these LoRAs."""
-        self.idle.add(name, model, loras, speed)
+        self.idle.add(name, model, loras, speed, node)
 
     def worker_leaves(self, name: str) -> None:
         """An idle or busy worker is no more."""

@@ -54,7 +54,7 @@ class Studio(Desk):
                 else:
                     self.pool.free(workers)
                     self.awake.set()
-            self.pool.fit(max((asked.workers for asked in self.board.open()), default=0), self.awake)
+            self.pool.fit(self.board.most, self.board.together, self.awake)
             if self.pool.why_not_more and not self.pool.workers:
                 self.board.errors |= {asked.request.key: self.pool.why_not_more for asked in self.board.open()}
             if not self.board.planning():

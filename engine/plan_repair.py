@@ -163,6 +163,13 @@ def side_by_side(regions: Collection[Region]) -> list[Region]:
     return out
 
 
+def beside(scene: Scene, entity: str, motion: str, caption: str) -> Scene:
+    """The scene with one more entity, on the right of the others, who make room."""
+    boxes = {k: Box(0.6, 0.3, 1.0, 0.98) for k in range(1, KEYFRAMES + 1)}
+    regions = [*scene.regions, Region(entity=entity, motion=motion, caption=caption, boxes=boxes)]
+    return scene.model_copy(update={"regions": tuple(side_by_side(regions))})
+
+
 def _in_lane(box: Box, start: float, width: float) -> Box:
     """The box at least MIN_SIDE wide, within the lane that begins at `start`."""
     left = round(max(start, min((box.left + box.right - MIN_SIDE) / 2, start + width - MIN_SIDE)), 2)

@@ -23,7 +23,7 @@ from engine.errors import InputError
 from engine.models import Bundle
 from engine.plan import MAX_SCENES, Plan, Scene
 from engine.plan_repair import consistent_names
-from engine.planner_answers import SceneAnswer, check_motions, make_scene
+from engine.planner_answers import SceneAnswer, check_motions, check_shown, make_scene
 from engine.planner_outline import (
     Refused,
     Repairable,
@@ -160,6 +160,7 @@ class _Planner:
         def accept(text: str) -> Scene:
             answer = parse_answer(SceneAnswer, text)
             scene = make_scene(answer, name, outline.place, narration, self.bundle, characters)
+            check_shown(scene, outline, self.bundle.words, characters)
             check_motions(scene, self.bundle.words)
             return scene
 

@@ -10,9 +10,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from engine.models import Bundle, Words
 from engine.motion_names import normal_motion
 from engine.plan import KEYFRAMES, NONE, Box, Region, Scene
-from engine.plan_repair import repair_scene
+from engine.plan_repair import beside, repair_scene
 from engine.plan_rules import MIN_KEYFRAMES, check_scene, names
-from engine.planner_outline import MAX_REGIONS, NEGATION, Refused, Repairable, entities_of, motions_of, stage_phrases
+from engine.planner_outline import (
+    MAX_REGIONS,
+    NEGATION,
+    Refused,
+    Repairable,
+    StoryScene,
+    entities_of,
+    motions_of,
+    named_of,
+    stage_phrases,
+)  # fmt: skip
+from engine.planner_prompts import split_sentences
 
 Percent = Annotated[int, Field(ge=0, le=100)]
 PercentBox = tuple[Percent, Percent, Percent, Percent]
@@ -51,6 +62,26 @@ def check_motions(scene: Scene, words: Words | None) -> None:
     missing = [m for m in motions_of(words) or () if names(scene.narration, m) and m not in done]
     if missing:
         raise Repairable(f"the narration says {missing[0]!r}, and no region does it", scene, "left as it is")
+
+
+def check_shown(scene: Scene, outline: StoryScene, words: Words | None, characters: list[str]) -> None:
+    """Raises Repairable when the narration names a character that is not shown. One that is given by a picture is
+    there for a reason: should no better answer come, it is put beside the others, in the first motion of the outline
+    that nobody does. Anybody else may be a name on a sign; then the scene is left as it is."""
+    told = " ".join(s for s in split_sentences(scene.narration) if not NEGATION.search(s))
+    shown = {region.entity for region in scene.regions}
+    missing = [name for name in named_of(entities_of(words, characters) or characters, told) if name not in shown]
+    if not missing:
+        return
+    reason = f"the narration names {' and '.join(missing)}, and no region shows them"
+    given = [name for name in missing if name in characters][: MAX_REGIONS - len(scene.regions)]
+    free = [motion for motion in outline.motions if motion not in {region.motion for region in scene.regions}]
+    where = stage_phrases(words, outline.place)[0] if words else f", {scene.background}"
+    for entity in given:
+        motion = free.pop(0) if free else "stands still"
+        caption = f"a {subject_phrase(entity, characters)} {motion} {where}".replace(" ,", ",")
+        scene = beside(scene, entity, motion, caption)
+    raise Repairable(reason, scene, f"{' and '.join(given)} put beside the others" if given else "left as it is")
 
 
 def make_scene(

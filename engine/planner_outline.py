@@ -75,6 +75,11 @@ def motions_of(words: Words | None) -> list[str] | None:
     return [*words.motions, *words.library_motions] if words else None
 
 
+def named_of(cast: Sequence[str], text: str) -> list[str]:
+    """Those of the cast whom the text names, one or several of a kind ("two foxes")."""
+    return [name for name in cast if re.search(rf"\b{re.escape(name)}(s|es)?\b", text, re.IGNORECASE)]
+
+
 def check_invented(sentences: list[str]) -> None:
     """Raises Repairable when a sentence of an invented story comes twice."""
     once = list(dict.fromkeys(sentences))
@@ -142,8 +147,7 @@ def _in_order(scenes: list[StoryScene], count: int) -> list[StoryScene]:
 
 def _names_somebody(scene: StoryScene, sentences: list[str], cast: list[str]) -> bool:
     told = " ".join(sentences[number - 1] for number in scene.sentences)
-    someone = "|".join(map(re.escape, cast))
-    return bool(PRONOUNS.search(told) or re.search(rf"\b({someone})(s|es)?\b", told, re.IGNORECASE))
+    return bool(PRONOUNS.search(told) or named_of(cast, told))
 
 
 def _with_neighbours(scenes: list[StoryScene], shows: list[bool]) -> list[StoryScene]:

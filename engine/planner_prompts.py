@@ -14,7 +14,7 @@ from engine.errors import InputError
 from engine.models import Bundle, Words
 from engine.plan import KEYFRAMES
 from engine.plan_rules import MIN_SIDE
-from engine.planner_outline import MAX_REGIONS, PRONOUNS, StoryScene, entities_of, motions_of, stage_phrases
+from engine.planner_outline import MAX_REGIONS, PRONOUNS, StoryScene, entities_of, motions_of, named_of, stage_phrases
 
 SENTENCE_LETTERS = 400  # longer ones are cut, so that no single line fills the model's context
 SYSTEM = "You plan animated films."
@@ -101,8 +101,7 @@ def story_schema(words: Words | None, sentences: int) -> dict[str, Any]:
 def told_entities(words: Words, characters: list[str], *texts: str) -> list[str]:
     """Those whom the first of the texts that names somebody names."""
     known = entities_of(words, characters) or []
-    found = ([n for n in known if re.search(rf"\b{re.escape(n)}(s|es)?\b", t, re.IGNORECASE)] for t in texts)
-    return next(filter(None, found), [])
+    return next(filter(None, (named_of(known, text) for text in texts)), [])
 
 
 def check_cast(text: str, characters: list[str], bundle: Bundle, source: str = "story") -> None:

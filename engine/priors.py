@@ -215,7 +215,7 @@ def learn_subject(
 
 def _clip_examples(model: VideoModel, clips: Sequence[TrainingClip], settings: PriorSettings) -> Examples:
     latents = torch.stack([encode_frames(model, clip.frames, settings.precision) for clip in clips])
-    text = torch.cat([model.encode_text(clip.caption) for clip in clips]).cpu()
+    text = torch.cat(model.encode_texts(clip.caption for clip in clips)).cpu()
     return Examples(latents, text, torch.ones(len(clips), 1, 1, *latents.shape[3:]))
 
 
@@ -229,7 +229,7 @@ def _view_examples(
     outside = BESIDE_SUBJECT if placed else 0.0
     return Examples(
         torch.stack([z[: settings.subject_frames] for z in latents]),
-        torch.cat([model.encode_text(f"a {phrase} {view.place}".strip()) for view in views]).cpu(),
+        torch.cat(model.encode_texts(f"a {phrase} {view.place}".strip() for view in views)).cpu(),
         outside + (1 - outside) * cells,
     )
 

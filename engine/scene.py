@@ -106,9 +106,8 @@ def step_cache(model: VideoModel, threshold: float | None) -> Iterator[None]:
 
 def guidance_text(model: VideoModel, regions: RegionMap, settings: RenderSettings) -> torch.Tensor:
     """Text of both branches, (2, text length, width): each condition has its own negative beside it."""
-    positive = torch.cat([model.encode_text(caption) for caption in regions.captions], 1)
-    negative = model.encode_text(settings.negative_prompt).repeat(1, len(regions.captions), 1)
-    return torch.cat([negative, positive])
+    negative, *positive = model.encode_texts([settings.negative_prompt, *regions.captions])
+    return torch.cat([negative.repeat(1, len(positive), 1), torch.cat(positive, 1)])
 
 
 def guided_prediction(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,7 +38,9 @@ class VideoModel:
         self.loras = ResidentLoras(self.transformer, base=bundle.base)
         self.scheduler_config = CogVideoXDPMScheduler.load_config(path, subfolder="scheduler")
         for part in (self.text_encoder, self.vae, self.transformer):
-            part.requires_grad_(False).eval().to(self.device)
+            part.requires_grad_(False).eval()
+        self.vae.to(self.device)
+        self.transformer.to(self.device)
         self.encodings = Encodings(f"{bundle.fingerprint} {self.device.type} {self.dtype}")
 
     def new_scheduler(self, num_inference_steps: int) -> CogVideoXDPMScheduler:
@@ -59,16 +63,21 @@ class VideoModel:
         return Grid(frames, height // patch, width // patch)
 
     @torch.no_grad()
-    def encode_text(self, caption: str) -> torch.Tensor:
-        """(1, text_tokens, text width), padding included, as CogVideoX was trained."""
+    def encode_texts(self, captions: Iterable[str]) -> list[torch.Tensor]:
+        """For each caption (1, text_tokens, text width), padding included, as CogVideoX was trained. The text encoder
+        is on the GPU meanwhile alone: afterwards its room is a scene's activations'."""
 
-        def encode() -> torch.Tensor:
+        def encode(caption: str) -> torch.Tensor:
             tokens = self.tokenizer(
                 caption, max_length=self.bundle.text_tokens, padding="max_length", truncation=True, return_tensors="pt"
             )
-            return self.text_encoder(tokens.input_ids.to(self.device))[0]
+            return self.text_encoder.to(self.device)(tokens.input_ids.to(self.device))[0]
 
-        return self.encodings.get("text", caption.encode(), encode).to(self.device)
+        try:
+            found = [self.encodings.get("text", c.encode(), partial(encode, c)) for c in captions]
+        finally:
+            self.text_encoder.to("cpu")
+        return [text.to(self.device) for text in found]
 
     @torch.no_grad()
     def decode(self, latents_BFCHW: torch.Tensor) -> torch.Tensor:

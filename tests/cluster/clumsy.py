@@ -23,11 +23,8 @@ class Clumsy:
 
         self.clip = encode_video(np.zeros((8, 16, 16, 3), np.uint8), 8)
 
-    def ready(self) -> int:
-        return os.getpid()
-
-    def kind(self) -> str:
-        return "cpu"
+    def where(self) -> tuple[str, str]:
+        return "cpu", ray.get_runtime_context().get_node_id()
 
     def render(self, job: Any, delivery: Any, rank: int = 0, address: str = "") -> None:
         what, _, file = job.scene.background.partition(" ")

@@ -191,6 +191,20 @@ def test_among_equals_the_faster_worker_is_preferred() -> None:
     assert idle.take("a", (), 2) == ("fast", "slow")
 
 
+def test_workers_of_one_job_are_of_one_node() -> None:
+    idle = Idle()
+    for n in range(6):
+        idle.add(f"w{n}", "a" if n in (0, 4) else None, ["x"] if n == 1 else (), node=f"node-{n % 2}")
+    assert idle.take("a", (), 2) == ("w0", "w4")  # both of node 0, and they have the model
+    assert idle.take("a", ["x"], 3) == ("w1", "w3", "w5")
+    assert set(idle.workers) == {"w2"}
+
+    for n in range(3):
+        idle.add(f"far{n}", "a", node=f"lone-{n}")
+    assert len(idle.take("a", (), 3)) == 3  # no node has three: from anywhere
+    assert len(idle) == 1
+
+
 @pytest.mark.parametrize(("idle", "waiting", "workers"), [(8, 8, 1), (8, 9, 1), (8, 5, 1), (8, 4, 2), (8, 2, 4),
                                                           (8, 1, 4), (1, 1, 1), (3, 1, 2)])  # fmt: skip
 def test_a_scene_is_split_when_idle_workers_outnumber_waiting_jobs(idle: int, waiting: int, workers: int) -> None:

@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDPMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
 from transformers import T5Config, T5EncoderModel
 
+from engine.encodings import Encodings
 from engine.errors import InputError
 from engine.miniature.settings import VIDEO
 from engine.miniature.train_video import SCHEDULER, build_tokenizer
@@ -29,6 +30,18 @@ QUICK = RenderSettings(num_inference_steps=4, guidance_scale=4)
 @pytest.fixture(scope="module")
 def miniature() -> VideoModel:
     return VideoModel(load_bundle("miniature"))
+
+
+def test_the_text_encoder_is_on_the_gpu_only_while_it_reads(miniature, monkeypatch) -> None:
+    moves, to = [], miniature.text_encoder.to
+    monkeypatch.setattr(miniature.text_encoder, "to", lambda device: moves.append(str(device)) or to("cpu"))
+    monkeypatch.setattr(miniature, "encodings", Encodings("fresh"))
+    first = miniature.encode_texts(["a fox dances", "a robot dances"])
+    assert moves == [str(miniature.device)] * 2 + ["cpu"]
+    moves.clear()
+    again = miniature.encode_texts(["a fox dances", "a robot dances"])
+    assert moves == ["cpu"]  # known ones need no encoder
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
 def test_its_weights_are_small_and_safe() -> None:

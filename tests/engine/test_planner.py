@@ -228,6 +228,28 @@ async def test_a_motion_that_the_story_names_must_be_done() -> None:
     assert "left as it is" in planning.answers[1]["repaired"]
 
 
+async def test_who_is_named_must_be_shown_and_who_has_a_picture_is_put_there_at_last() -> None:
+    told = story("A fox walks right in the forest, and a ghost flies up.", "ghost")
+    outline = {"scenes": [{"sentences": [1], "place": "forest", "motions": ["walks right", "flies up"]}]}
+    walk = {"entity": "fox", "motion": "walks right", "from": [4, 36, 40, 96], "to": [20, 36, 56, 96]}
+    both = {"regions": [walk, {"entity": "ghost", "motion": "flies up", "from": [60, 4, 98, 96]}]}
+    planning, _ = await planned(Script([outline], {"fox": [WALK, both]}), told=told)
+    assert "names ghost, and no region shows them" in planning.answers[1]["refused"]
+    assert [region.entity for region in planning.plan.scenes[0].regions] == ["fox", "ghost"]
+
+    planning, _ = await planned(Script([outline], {"fox": [WALK] * 3}), told=told)
+    fox, ghost = planning.plan.scenes[0].regions
+    assert (ghost.entity, ghost.motion, ghost.caption) == ("ghost", "flies up", "a [v1] ghost flies up in the forest")
+    assert len(ghost.boxes) == KEYFRAMES
+    assert max(box.right for box in fox.boxes.values()) <= min(box.left for box in ghost.boxes.values())
+    assert "ghost put beside the others" in planning.answers[1]["repaired"]
+
+    told = story("A fox walks right in the forest of the lion.")
+    planning, _ = await planned(Script([outline], {"fox": [WALK] * 3}), told=told)
+    assert [region.entity for region in planning.plan.scenes[0].regions] == ["fox"]
+    assert "left as it is" in planning.answers[1]["repaired"]
+
+
 async def test_what_a_story_denies_may_be_missing() -> None:
     told = story("The fox never dances. It walks right in the forest, not in the city.")
     outline = {"scenes": [{"sentences": [1, 2], "place": "forest", "motions": ["walks right"]}]}

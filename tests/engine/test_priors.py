@@ -199,7 +199,7 @@ def _strong(model: TinyModel, kind: str = "motion") -> LoraBank:
 
 
 def test_stock_diffusers_loads_the_file_to_the_same_effect(model: TinyModel, tmp_path) -> None:
-    bank, text = _strong(model), model.encode_text("a ball")
+    bank, text = _strong(model), model.encode_texts(["a ball"])[0]
     with torch.no_grad(), bank.applied(model.transformer, [0]):
         expected = _forward(model.transformer, text)
     (tmp_path / "motion.safetensors").write_bytes(save_lora(bank.weights()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -39,9 +40,9 @@ class TinyModel(VideoModel):
         self.loras = ResidentLoras(self.transformer, base=self.bundle.base)
         self.encodings = Encodings("tiny")
 
-    def encode_text(self, caption: str) -> torch.Tensor:
-        seed = int.from_bytes(hashlib.sha256(caption.encode()).digest()[:4])
-        return torch.randn(1, TEXT_TOKENS, 12, generator=torch.Generator().manual_seed(seed))
+    def encode_texts(self, captions: Iterable[str]) -> list[torch.Tensor]:
+        seeds = [int.from_bytes(hashlib.sha256(caption.encode()).digest()[:4]) for caption in captions]
+        return [torch.randn(1, TEXT_TOKENS, 12, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
 
 
 def clips(count: int = 3) -> list[TrainingClip]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import signal
+import time
 
 import httpx
 import openai
 import pytest
+import ray
 from PIL import Image
+from ray.util.state import list_actors
 
 from engine.video import read_video
 
@@ -52,6 +58,28 @@ def test_a_story_becomes_a_film(client, server) -> None:
     again = client.videos.create(prompt=STORY, extra_body={"num_inference_steps": 4})
     assert (again.id, again.status) == (video.id, "completed")
     assert [v.id for v in client.videos.list()] == [video.id]
+
+
+@pytest.mark.timeout(600)
+def test_proxy_and_replica_may_die(server) -> None:
+    """While a film is made: Serve brings them back, and who asks notices no more than a pause."""
+    told = {"prompt": STORY, "num_inference_steps": 30}
+    video = httpx.post(f"{server}/v1/videos", json=told, timeout=60).json()
+    for kind in ("ServeReplica", "ProxyActor"):
+        found = list_actors(address=ray.get_runtime_context().gcs_address, limit=1000)
+        (victim,) = [a.pid for a in found if a.state == "ALIVE" and a.class_name.startswith(kind)]
+        os.kill(victim, signal.SIGKILL)
+    assert video["status"] in ("queued", "in_progress")
+    deadline = time.monotonic() + 300
+    while video["status"] != "completed" and time.monotonic() < deadline:
+        with contextlib.suppress(httpx.TransportError):
+            answer = httpx.get(f"{server}/v1/videos/{video['id']}", timeout=30)
+            video = answer.json() if answer.status_code == 200 else video
+        time.sleep(0.2)
+    assert video["status"] == "completed"
+    assert httpx.post(f"{server}/v1/videos", json=told, timeout=60).json()["id"] == video["id"]
+    frames, _ = read_video(httpx.get(f"{server}/v1/videos/{video['id']}/content", timeout=60).content)
+    assert len(frames) == 24
 
 
 @pytest.mark.parametrize(
