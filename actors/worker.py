@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import ray
 
-from engine.models import PriorSettings, load_bundle
+from engine.models import Bundle, PriorSettings, load_bundle
 from engine.plan import Scene
 from engine.settings import ExecutionPlan, RenderSettings
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from engine.unfinished import Saves
     from engine.video_model import VideoModel
 
+THREADS = 4  # a job, the one before it, and questions
 NICENESS = 10  # so that HTTP and the studio stay quick beside busy CPU workers
 
 
@@ -67,6 +70,7 @@ class Delivery(Protocol):
     store."""
 
     def report(self, done: int, total: int) -> None: ...
+    def hand_back(self) -> None: ...
     def fetch(self, result: tuple[str, str]) -> dict[str, bytes]: ...
     def image(self, sha256: str) -> bytes: ...
     def put(self, files: dict[str, bytes], notes: dict[str, Any]) -> None: ...
@@ -74,14 +78,19 @@ class Delivery(Protocol):
     def shelf(self) -> Shelf: ...
 
 
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=THREADS)
 class Worker:
-    """Ray brings it back when its process dies; the job that died with it is the studio's to give again."""
+    """Ray brings it back when its process dies; the jobs that died with it are the studio's to give again.
+
+    It denoises and learns one job at a time. While it has the next scene, the last one is decoded and encoded by
+    another thread, where the GPU has memory for both.
+    """
 
     def __init__(self, device: str) -> None:
         self.device = device
         self.model: VideoModel | None = None
         self.holds: tuple[str, str] | None = None  # its fingerprint and dtype
+        self.turn, self.decoding = threading.Lock(), threading.Lock()
         if device == "cpu":
             os.nice(NICENESS)
 
@@ -108,16 +117,25 @@ class Worker:
 
         from engine.render import render_clip
 
-        torch.set_num_threads(job.execution.threads)
-        began = time.perf_counter()
-        model = self._resident(job)
-        model.encodings.shelf = delivery.shelf()
-        loading = time.perf_counter() - began
-        made = render_clip(
-            model, job.scene, job.seed, job.settings, job.execution, job.priors,
-            lambda key: delivery.fetch(("prior", key))["prior.safetensors"], delivery.report, rank, address,
-            delivery.saves(),
-        )  # fmt: skip
+        with ExitStack() as turn:
+            turn.enter_context(self.turn)
+            torch.set_num_threads(job.execution.threads)
+            began = time.perf_counter()
+            model = self._resident(job)
+            model.encodings.shelf = delivery.shelf()
+            loading = time.perf_counter() - began
+
+            def hand_back() -> None:
+                if self._has_room(model.bundle):
+                    turn.close()
+                    turn.enter_context(self.decoding)
+                    delivery.hand_back()
+
+            made = render_clip(
+                model, job.scene, job.seed, job.settings, job.execution, job.priors,
+                lambda key: delivery.fetch(("prior", key))["prior.safetensors"], delivery.report, rank, address,
+                delivery.saves(), hand_back,
+            )  # fmt: skip
         if made is None:
             return
         seconds = {"loading": loading, **made.seconds}
@@ -136,17 +154,18 @@ class Worker:
         from engine.priors import learn_motion, learn_subject
         from engine.story import read_image
 
-        torch.set_num_threads(job.execution.threads)
-        model = self._resident(job)
-        model.encodings.shelf = delivery.shelf()
-        ranks, saves = Ranks(rank, job.settings.workers, address), delivery.saves(rank)
-        report = delivery.report if rank == 0 else lambda done, total: None
-        if job.of == "motion":
-            clips = training_clips(delivery.fetch(("clips", job.clips)))
-            prior = learn_motion(model, clips, job.settings, job.seed, report, ranks, saves)
-        else:
-            images = [read_image(delivery.image(sha256)) for sha256 in job.images]
-            prior = learn_subject(model, images, job.phrase, job.settings, job.seed, report, ranks, saves)
+        with self.turn:
+            torch.set_num_threads(job.execution.threads)
+            model = self._resident(job)
+            model.encodings.shelf = delivery.shelf()
+            ranks, saves = Ranks(rank, job.settings.workers, address), delivery.saves(rank)
+            report = delivery.report if rank == 0 else lambda done, total: None
+            if job.of == "motion":
+                clips = training_clips(delivery.fetch(("clips", job.clips)))
+                prior = learn_motion(model, clips, job.settings, job.seed, report, ranks, saves)
+            else:
+                images = [read_image(delivery.image(sha256)) for sha256 in job.images]
+                prior = learn_subject(model, images, job.phrase, job.settings, job.seed, report, ranks, saves)
         if rank > 0:
             return
         card = {"name": job.name, **prior.card}
@@ -160,7 +179,8 @@ class Worker:
 
         wanted = (job.fingerprint, job.execution.dtype)
         if self.model is None or self.holds != wanted:
-            self.model = None  # the old one leaves memory before the new one enters
+            with self.decoding:
+                self.model = None  # the old one leaves memory before the new one enters
             bundle = load_bundle(job.model)
             if bundle.fingerprint != job.fingerprint:
                 raise RuntimeError(f"the model {job.model} on this machine is not the one the film was asked for")
@@ -169,6 +189,14 @@ class Worker:
                 bundle.check_gpu(gpu.total_memory / 1e9, gpu.name)
             self.model, self.holds = VideoModel(bundle, self.device, job.execution.dtype), wanted
         return self.model
+
+    def _has_room(self, bundle: Bundle) -> bool:
+        """Whether one scene can be decoded while the next is denoised."""
+        if self.device == "cpu":
+            return True
+        import torch
+
+        return bundle.memory_gb.of_two_scenes * 1e9 <= torch.cuda.get_device_properties(0).total_memory
 
 
 def training_clips(files: dict[str, bytes]) -> list[TrainingClip]:

@@ -6,6 +6,7 @@ import asyncio
 
 import ray
 
+from cluster.board import UnderWay
 from cluster.delivery import Delivery
 from cluster.films import Job
 from cluster.pool import Pool
@@ -24,18 +25,25 @@ async def perform(pool: Pool, job: Job, workers: tuple[str, ...], delivery: Deli
         address = await handles[0].address.remote() if len(handles) > 1 else ""
         does = [handle.learn if job.kind == "prior" else handle.render for handle in handles]
         await asyncio.gather(*(do.remote(job, delivery, rank, address) for rank, do in enumerate(does)))
-    pool.used(workers, job)
 
 
-async def recover(pool: Pool, job: Job, workers: tuple[str, ...], error: Exception) -> None:
-    """After a failed attempt: returns when its processes can be given work again."""
+async def recover(pool: Pool, under_way: UnderWay, error: Exception) -> None:
+    """After a failed attempt: brings its processes back, and they can be given work again. Those that were handed back
+    before have other jobs, or none; of these alone nobody else will notice that the process is gone."""
+    job, workers = under_way.job, under_way.workers
     lost = isinstance(error, ray.exceptions.RayActorError)
-    if lost and job.kind in HOSTS:
+    if under_way.freed:
+        workers = tuple(name for name in workers if lost and name in pool.schedule.idle)
+        for name in workers:
+            pool.schedule.idle.remove(name)
+        await pool.renew(workers, kill=False)
+    elif lost and job.kind in HOSTS:
         pool.hosts.pop(HOSTS[job.kind], None)
     elif len(workers) > 1:  # the others of a lost worker's group may hang in an exchange
         await pool.renew(workers)
     elif lost:
         await pool.renew(workers, kill=False)
+    pool.free(workers)
 
 
 def end_processes(pool: Pool, job: Job, workers: tuple[str, ...]) -> None:

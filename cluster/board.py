@@ -31,11 +31,12 @@ GUESS_S = 60.0  # a job of a model whose sizes nobody knows
 
 @dataclass
 class UnderWay:
-    """A job that workers have."""
+    """A job that workers have. `freed`: when they were handed back, while its result is still being decoded."""
 
     job: Job
     workers: tuple[str, ...]
     began: float
+    freed: float | None = None
 
 
 class Board:
@@ -191,10 +192,15 @@ class Board:
                 self.films[key] = replace(film, scenes=scenes)
         return under_way.job
 
+    @property
+    def engaged(self) -> set[str]:
+        """Workers that have a job, or still decode one."""
+        return {name for under_way in self.under_way.values() for name in under_way.workers}
+
     def finished(self, slot: str, kind: str) -> None:
         """An attempt went well, on this kind of GPU; its result is in the store."""
         done = self.under_way.pop(slot)
-        seconds = time.monotonic() - done.began
+        seconds = (done.freed or time.monotonic()) - done.began
         self.failures.finished(done.job)
         self.times.observe(done.job.kind, len(done.workers), kind, _modelled(done.job), seconds)
         self.kind = kind if done.workers else self.kind

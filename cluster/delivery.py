@@ -30,6 +30,11 @@ class Delivery:
             self.reported = now
             self.studio.progress.remote(self.job.key, done, total)
 
+    def hand_back(self) -> None:
+        """The job's workers can be given another while this one is decoded and encoded."""
+        if self.studio is not None:
+            self.studio.hand_back.remote(self.job.key)
+
     def fetch(self, result: Result) -> dict[str, bytes]:
         """All files of an upstream result. Raises DamagedResult when one is not what was stored."""
         record = self.store.record(*result)

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from cluster.attempt import end_processes
-from cluster.board import Board
+from cluster.board import Board, UnderWay
 from cluster.films import FilmRequest, Job
 from cluster.journal import Asked, JobEvent, Journal
 from cluster.lease import Lease
@@ -103,8 +103,9 @@ class Desk:
         taken from it at once. Raises InputError for a film that is unknown or at its end."""
         self._unfinished(key, "cancelled")
         for under_way in self.board.cancel(key):
-            self.ended[under_way.job.key] = "the film was cancelled"
-            end_processes(self.pool, under_way.job, under_way.workers)
+            if under_way.freed is None:
+                self.ended[under_way.job.key] = "the film was cancelled"
+                end_processes(self.pool, under_way.job, under_way.workers)
         await asyncio.to_thread(self.journal.forget, key)
         self.awake.set()
 
@@ -131,13 +132,25 @@ class Desk:
         self.telemetry.started(job, films, workers)
         return self.journal.started(job, workers)
 
-    def _over(
-        self, attempt: JobEvent, job: Job, films: list[str], workers: tuple[str, ...], why: str | None = None
-    ) -> None:
+    def _over(self, attempt: JobEvent, under_way: UnderWay, films: list[str], why: str | None = None) -> None:
         """It ended; `why` it failed, None when it did not."""
+        job, freed = under_way.job, under_way.freed
         self.watch.ended(job, well=why is None)
-        self.journal.ended(attempt, why)
-        self.telemetry.ended(job, films, workers, time.time() - attempt.start, why)
+        self.journal.ended(attempt, why, freed and time.time() - (time.monotonic() - freed))
+        self.telemetry.ended(job, films, under_way.workers, time.time() - attempt.start, why)
+
+    async def hand_back(self, job_key: str) -> None:
+        """A job's workers can be given another while its result is decoded, encoded and stored."""
+        for under_way in self.board.under_way.values():
+            if under_way.job.key == job_key:
+                self._hand_back(under_way)
+
+    def _hand_back(self, under_way: UnderWay) -> None:
+        if under_way.freed is None:
+            under_way.freed = time.monotonic()
+            self.pool.used(under_way.workers, under_way.job)
+            self.pool.free(under_way.workers)
+            self.awake.set()
 
     async def close(self) -> None:
         """Gives the storage back and forgets what is unfinished, whose askers are gone; the caller ends the actor."""

@@ -45,8 +45,8 @@ class Asked(Entry):
 
 
 class JobEvent(Entry):
-    """`attempt` is the same in an attempt's two events. Times are seconds since the epoch; `worker` are names, member
-    0's first."""
+    """`attempt` is the same in an attempt's two events. Times are seconds since the epoch, `freed` that from which the
+    workers could have another job; `worker` are names, member 0's first."""
 
     event: Literal["started", "finished", "failed"]
     attempt: str
@@ -55,6 +55,7 @@ class JobEvent(Entry):
     label: str
     worker: tuple[str, ...] = ()
     start: float
+    freed: float | None = None
     end: float | None = None
     error: str | None = None
 
@@ -72,6 +73,7 @@ class Span(BaseModel):
     end: float | None
     outcome: Literal["finished", "failed"] | None
     error: str | None
+    freed: float | None = None
 
 
 class DoneFilm(Entry):
@@ -145,9 +147,9 @@ class Journal:
         self._add_later(_folder(job.result), event)
         return event
 
-    def ended(self, started: JobEvent, error: str | None = None) -> None:
-        """The attempt is over; `error` says why it failed."""
-        update = {"event": "failed" if error else "finished", "end": time.time(), "error": error}
+    def ended(self, started: JobEvent, error: str | None = None, freed: float | None = None) -> None:
+        """The attempt is over; `error` says why it failed, `freed` when its workers were handed back before its end."""
+        update = {"event": "failed" if error else "finished", "end": time.time(), "error": error, "freed": freed}
         self._add_later(_folder((started.kind, started.key)), started.model_copy(update=update))
 
     def spans(self, results: Iterable[Result]) -> list[Span]:
@@ -190,7 +192,7 @@ def _folder(result: Result) -> str:
 
 
 def _span(event: JobEvent) -> Span:
-    about = event.model_dump(include={"kind", "key", "label", "worker", "start", "end", "error"})
+    about = event.model_dump(include={"kind", "key", "label", "worker", "start", "freed", "end", "error"})
     return Span(**about, outcome=None if event.event == "started" else event.event)
 
 

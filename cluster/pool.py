@@ -19,6 +19,7 @@ import ray
 
 from actors.index import Index
 from actors.planner import Planner
+from cluster.board import Board
 from cluster.films import Job, SceneJob
 from cluster.local import SLOT
 from cluster.places import Places
@@ -69,19 +70,19 @@ class Pool:
         finally:
             self._needed = time.monotonic()
 
-    def fit(self, limit: int, together: int, awake: asyncio.Event) -> None:
-        """Grows (in the background) and shrinks with what waits; `limit` is the most that somebody asked for."""
+    def fit(self, board: Board, awake: asyncio.Event) -> None:
+        """Grows (in the background) and shrinks with what waits."""
         now = time.monotonic()
         if self.schedule.wanted >= len(self.workers):
             self._needed = max(self._needed, now)
         idle = self.schedule.idle
         size = pool_size(
-            len(self.workers), self.schedule.wanted, limit, KEPT, len(idle), now - self._needed, PATIENCE_S
+            len(self.workers), self.schedule.wanted, board.most, KEPT, len(idle), now - self._needed, PATIENCE_S
         )
-        for name in list(idle.workers)[: len(self.workers) - size]:
+        for name in [name for name in idle.workers if name not in board.engaged][: len(self.workers) - size]:
             self.end_worker(name)
         if size > len(self.workers) and self.schedule.waiting and self._growing is None:
-            self._growing = asyncio.create_task(self._grow_behind(size, together, awake))
+            self._growing = asyncio.create_task(self._grow_behind(size, board.together, awake))
 
     async def _grow_behind(self, size: int, together: int, awake: asyncio.Event) -> None:
         try:
@@ -136,7 +137,9 @@ class Pool:
     def used(self, names: Iterable[str], job: Job) -> None:
         """These workers have done a job: they hold its model, and its LoRAs."""
         for name in names:
-            holds = self.holds[name]
+            holds = self.holds.get(name)
+            if holds is None:  # it left the pool meanwhile
+                continue
             if holds.model != job.fingerprint:
                 self.holds[name] = holds = Holds(holds.kind, holds.node, job.fingerprint)
             for use in job.priors if isinstance(job, SceneJob) else ():

@@ -54,7 +54,7 @@ class Studio(Desk):
                 else:
                     self.pool.free(workers)
                     self.awake.set()
-            self.pool.fit(self.board.most, self.board.together, self.awake)
+            self.pool.fit(self.board, self.awake)
             if self.pool.why_not_more and not self.pool.workers:
                 self.board.errors |= {asked.request.key: self.pool.why_not_more for asked in self.board.open()}
             if not self.board.planning():
@@ -86,14 +86,14 @@ class Studio(Desk):
             films = self.board.schedule.films_of(slot)
             attempt = self._began(job, films, workers)
             await perform(self.pool, job, workers, Delivery(self.store, self.me, job))
-            self._over(attempt, job, films, workers)
+            self._over(attempt, under_way, films)
             self.board.finished(slot, self.pool.kind_of(workers))
+            self._hand_back(under_way)
         except Exception as error:
             job = under_way.job
             why = await self.board.failed(slot, error, self.ended.pop(job.key, ""))
             if attempt:
-                self._over(attempt, job, films, workers, why)
+                self._over(attempt, under_way, films, why)
             self.awake.set()
-            await recover(self.pool, job, workers, error)
-        self.pool.free(workers)
-        self.awake.set()
+            await recover(self.pool, under_way, error)
+            self.awake.set()

@@ -57,7 +57,7 @@ class Telemetry:
         for kind, state in self._told | jobs.keys():
             self.jobs.set(jobs[kind, state], {"kind": kind, "state": state})
         self._told = set(jobs)
-        busy = sum(len(under_way.workers) for under_way in board.under_way.values())
+        busy = sum(len(under_way.workers) for under_way in board.under_way.values() if not under_way.freed)
         self.workers.set(busy, {"state": "busy"})
         self.workers.set(max(workers - busy, 0), {"state": "idle"})
         films = Counts(board.state(key) for key in board.asked)

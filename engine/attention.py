@@ -1,9 +1,9 @@
 """SR3AI: region-masked 3D attention (paper, section 3.3), exact and without a mask.
 
 Visual tokens attend to all visual tokens and to the text of the conditions they hear; the text of a condition attends
-to itself and to the visual tokens that hear it; texts never attend to each other. Most of that is unmasked: tokens that
-hear the same conditions form a group, and a group attends to [all visual keys | its conditions' text keys], which is
-plain scaled_dot_product_attention on any back end.
+to itself and to the visual tokens that hear it; texts never attend to each other. Nearly all of that is unmasked: all
+visual tokens attend to each other in one call of a fused kernel. Tokens that hear the same conditions form a group, and
+each group attends to its conditions' text; the two results are merged by their log-sum-exps, which is the same softmax.
 """
 
 from __future__ import annotations
@@ -24,51 +24,66 @@ def region_attention(
 ) -> torch.Tensor:
     """Attention over [text of all conditions | visual tokens], shape (B, H, L, D); gradients flow.
 
-    Peak extra memory is one copy of the keys and values plus the text of the largest group; no (L, L) array exists.
+    Peak extra memory is one copy of the visual queries and one of the result; no (L, L) array exists.
     """
     text, width = regions.text_length, regions.text_tokens
     q_text, q_visual = q_BHLD[:, :, :text], q_BHLD[:, :, text:].index_select(2, regions.order)
-    keys, values = _Buffer(k_BHLD, regions), _Buffer(v_BHLD, regions)
-    by_group = [
-        F.scaled_dot_product_attention(q_visual[:, :, start:end], keys.group(conditions), values.group(conditions))
-        for start, end, conditions in regions.groups
-    ]
-    out_visual = torch.cat(by_group, 2).index_select(2, regions.inverse_order)
+    learning = torch.is_grad_enabled() and any(x.requires_grad for x in (q_BHLD, k_BHLD, v_BHLD))
+    visual = (_group_by_group if learning else _merged)(q_visual, k_BHLD, v_BHLD, regions)
     out_text = []
     for condition, listeners in enumerate(regions.listeners):
         own = slice(condition * width, (condition + 1) * width)
         k = torch.cat([k_BHLD[:, :, own], k_BHLD[:, :, text:].index_select(2, listeners)], 2)
         v = torch.cat([v_BHLD[:, :, own], v_BHLD[:, :, text:].index_select(2, listeners)], 2)
         out_text.append(F.scaled_dot_product_attention(q_text[:, :, own], k, v))
-    return torch.cat([*out_text, out_visual], 2)
+    return torch.cat([*out_text, visual.index_select(2, regions.inverse_order)], 2)
 
 
-class _Buffer:
-    """Keys (or values) laid out as [visual | text tail], the tail rewritten for each group.
+def _merged(q_visual: torch.Tensor, k_BHLD: torch.Tensor, v_BHLD: torch.Tensor, regions: RegionMap) -> torch.Tensor:
+    """What the visual queries, in the groups' order, see: visual tokens and text apart, then merged. With sums of
+    exponentials e^a and e^b the first counts e^a / (e^a + e^b) = sigmoid(a - b)."""
+    text = regions.text_length
+    out, visual_lse = _with_lse(q_visual, k_BHLD[:, :, text:], v_BHLD[:, :, text:])
+    for start, end, conditions in regions.groups:
+        if not conditions:
+            continue
+        k, v = (_text_of(conditions, x, regions) for x in (k_BHLD, v_BHLD))
+        heard, text_lse = _with_lse(q_visual[:, :, start:end], k, v)
+        share = torch.sigmoid(visual_lse[:, :, start:end] - text_lse).unsqueeze(-1)
+        seen = out[:, :, start:end]
+        seen.copy_(torch.lerp(heard.to(share.dtype), seen.to(share.dtype), share))
+    return out
 
-    With gradients a fresh concatenation is made instead: autograd needs each group's keys as they were.
-    """
 
-    def __init__(self, x_BHLD: torch.Tensor, regions: RegionMap) -> None:
-        self.x, self.text, self.width = x_BHLD, regions.text_length, regions.text_tokens
-        self.visual = regions.grid.size
-        self.buffer: torch.Tensor | None = None
-        if not (torch.is_grad_enabled() and x_BHLD.requires_grad):
-            tail = max(len(group.conditions) for group in regions.groups) * self.width
-            b, h, _, d = x_BHLD.shape
-            self.buffer = x_BHLD.new_empty(b, h, self.visual + tail, d)
-            self.buffer[:, :, : self.visual] = x_BHLD[:, :, self.text :]
+def _with_lse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention, and the log-sum-exp of each query's scores (B, H, L) in float32 or better. These are the kernels that
+    scaled_dot_product_attention chooses from; it keeps the second result to itself."""
+    ops = torch.ops.aten
+    if q.device.type == "cpu":
+        return ops._scaled_dot_product_flash_attention_for_cpu(q, k, v)
+    if q.dtype == torch.float32:
+        out, lse = ops._scaled_dot_product_efficient_attention(q, k, v, None, True)[:2]
+        return out, lse[:, :, : q.shape[2]]
+    return ops._scaled_dot_product_flash_attention(q, k, v)[:2]
 
-    def group(self, conditions: tuple[int, ...]) -> torch.Tensor:
-        """[all visual | the conditions' text], (B, H, visual + len(conditions) * text_tokens, D)."""
-        texts = [self.x[:, :, c * self.width : (c + 1) * self.width] for c in conditions]
-        if self.buffer is None:
-            return torch.cat([self.x[:, :, self.text :], *texts], 2)
-        end = self.visual
-        for text in texts:
-            self.buffer[:, :, end : end + self.width] = text
-            end += self.width
-        return self.buffer[:, :, :end]
+
+def _group_by_group(
+    q_visual: torch.Tensor, k_BHLD: torch.Tensor, v_BHLD: torch.Tensor, regions: RegionMap
+) -> torch.Tensor:
+    """The same for learning, since the kernels give no gradient through the log-sum-exp: each group attends to
+    [all visual keys | its conditions' text keys]."""
+    text, out = regions.text_length, []
+    for start, end, conditions in regions.groups:
+        k, v = (torch.cat([x[:, :, text:], _text_of(conditions, x, regions)], 2) for x in (k_BHLD, v_BHLD))
+        out.append(F.scaled_dot_product_attention(q_visual[:, :, start:end], k, v))
+    return torch.cat(out, 2)
+
+
+def _text_of(conditions: tuple[int, ...], x_BHLD: torch.Tensor, regions: RegionMap) -> torch.Tensor:
+    """The conditions' text keys (or values), (B, H, len(conditions) * text_tokens, D)."""
+    width = regions.text_tokens
+    texts = [x_BHLD[:, :, c * width : (c + 1) * width] for c in conditions]
+    return torch.cat(texts, 2) if texts else x_BHLD[:, :, :0]
 
 
 class RegionAttnProcessor:

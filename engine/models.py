@@ -100,6 +100,11 @@ class Memory(BaseModel):
     vae: float
     activations: float
 
+    @property
+    def of_two_scenes(self) -> float:
+        """While one is decoded and the captions of the next are read, or its steps are made."""
+        return self.transformer + self.vae + self.activations + max(self.text_encoder, self.activations)
+
 
 class Sizes(BaseModel):
     """A transformer's layers, attention heads and their width; a clip's latent frames and visual tokens."""

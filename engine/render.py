@@ -56,11 +56,13 @@ def render_clip(
     rank: int = 0,
     address: str = "",
     saves: Saves = NOWHERE,
+    denoised: Callable[[], None] = lambda: None,
 ) -> Rendered | None:
     """Makes the scene as member `rank` of its workers, of which member 0 listens at `address`; it alone gets a result.
 
     `fetch` gives the safetensors of a LoRA that is not resident yet. LoRAs bind by the plan's entity and motion, never
     by looking into captions. What `saves` has of an earlier attempt is gone on with; all members see the same.
+    `denoised` is called by member 0 when only the VAE and the encoder are left to work.
     """
     began = time.perf_counter()
     regions = region_map(scene, model.grid, model.bundle.text_tokens)
@@ -79,11 +81,12 @@ def render_clip(
                     saves.save(save_state(state))
     if rank > 0:
         return None
-    denoised = time.perf_counter()
+    finished = time.perf_counter()
+    denoised()
     frames = model.decode(state.latents).numpy()
     clip = encode_video(frames, model.bundle.fps, model.bundle.view_scale)
     decoded = time.perf_counter()
-    seconds = {"loras": loaded - began, "denoising": denoised - loaded, "decoding": decoded - denoised}
+    seconds = {"loras": loaded - began, "denoising": finished - loaded, "decoding": decoded - finished}
     return Rendered(state.latents.float().cpu(), clip, seconds)
 
 

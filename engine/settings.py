@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from engine.errors import InputError
 
-SCENE_REVISION = 2  # raise it whenever the same inputs give other latents or another clip
+SCENE_REVISION = 3  # raise it whenever the same inputs give other latents or another clip
 FILM_REVISION = 2  # raise it whenever the same clips give another film
 
 

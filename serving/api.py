@@ -4,6 +4,7 @@
     GET  /v1/videos/{id}            its status and progress
     GET  /v1/videos                 all of them, newest first
     GET  /v1/videos/{id}/content    the film (variant=video), or its contact sheet (variant=spritesheet)
+    DELETE /v1/videos/{id}          no longer listed; what is under way for it ends
 
 Replicas hold no state: what was asked for lies in the storage, what becomes of it the studio knows. The same story,
 seed and settings are the same video, however often they are posted.
@@ -12,6 +13,7 @@ seed and settings are the same video, however often they are posted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import socket
@@ -43,7 +45,7 @@ POLL_MS = 1000  # how often clients are asked to look
 REQUESTS = "requests"  # folder of the storage: one object for each video that was asked for
 MAX_BODY = 6 * MAX_IMAGE_BYTES
 FIELDS = ("prompt", "model", "seconds", "size", "seed", "title", "character", "input_reference", "num_inference_steps",
-          "guidance_scale")  # fmt: skip
+          "guidance_scale", "priority")  # fmt: skip
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
 
@@ -83,6 +85,7 @@ class Asked(BaseModel):
 
     request: FilmRequest
     created_at: int
+    priority: int = 0
 
 
 class Refused(Exception):
@@ -188,17 +191,26 @@ class Api:
     @http.post("/v1/videos")
     async def create(self, request: Request) -> Video:
         """Asks for a film. multipart/form-data or JSON: `prompt` is the story; `input_reference` a picture of the one
-        whom `character` names; `seed`, `num_inference_steps`, `guidance_scale` as in `dreamrunner render`. `seconds` is
-        a wish that a story does not keep: the answer says how long the film is."""
+        whom `character` names; `seed`, `num_inference_steps`, `guidance_scale`, `priority` as in `dreamrunner render`.
+        `seconds` is a wish that a story does not keep: the answer says how long the film is."""
         fields = await self._fields(request)
         asked = await asyncio.to_thread(self._asked, fields)
         key = asked.request.key
         self.store.write_new(f"{REQUESTS}/{_id(key)}.json", asked.model_dump_json().encode())
         try:
-            await self.studio.submit.remote(asked.request, self.workers)
+            await self.studio.submit.remote(asked.request, self.workers, asked.priority)
         except ray.exceptions.RayTaskError as error:
             raise error.cause if isinstance(error.cause, InputError) else error from None
         return await self._video(_id(key))
+
+    @http.delete("/v1/videos/{video_id}")
+    async def delete(self, video_id: str) -> dict[str, Any]:
+        """What was finished stays in the storage until `dreamrunner gc` clears it; a film that is whole, too."""
+        asked = self._find(video_id)
+        self.store.delete(f"{REQUESTS}/{video_id}.json")
+        with contextlib.suppress(ray.exceptions.RayTaskError):  # nothing was under way
+            await self.studio.cancel.remote(asked.request.key)
+        return {"id": video_id, "object": "video.deleted", "deleted": True}
 
     @http.get("/v1/videos/{video_id}")
     async def retrieve(self, video_id: str, response: Response) -> Video:
@@ -234,7 +246,7 @@ class Api:
                 return Response(self.store.get("film", film.key, "film.mp4"), media_type="video/mp4")
             return Response(await asyncio.to_thread(self._sheet, asked.request), media_type="image/png")
         except DamagedResult:
-            await self.studio.submit.remote(asked.request, self.workers)
+            await self.studio.submit.remote(asked.request, self.workers, asked.priority)
             raise Refused(
                 409, f"video {video_id} was damaged in the storage and is made again", None, "not_ready"
             ) from None
@@ -295,13 +307,14 @@ class Api:
         seed = _number(fields, "seed", int)
         if seed is not None and not 0 <= seed < 2**63:
             raise Refused(400, f"seed: {seed} must be 0 or more, and less than 2^63", "seed")
+        priority = _number(fields, "priority", int) or 0
         for image in images.values():
             keep_image(self.store, image)
         request = request_of(
             self.bundle, self.args.model, self.store, story=story, seed=seed or 0, execution=self.execution,
             settings=render_settings(self.bundle, steps, guidance),
         )  # fmt: skip
-        return Asked(request=request, created_at=int(time.time()))
+        return Asked(request=request, created_at=int(time.time()), priority=priority)
 
     @property
     def _size(self) -> str:
@@ -327,9 +340,11 @@ class Api:
             return Video(status="completed", progress=100, seconds=f"{length:g}", **shared)
         state = (await self.studio.status.remote([request.key]))[0]
         if state["state"] == "unknown":  # a studio that was closed forgot it: asking again goes on from the storage
-            await self.studio.submit.remote(request, self.workers)
+            await self.studio.submit.remote(request, self.workers, asked.priority)
             state = (await self.studio.status.remote([request.key]))[0]
         failed = {"code": "film_failed", "message": state["error"]} if state["error"] else None
+        if state["state"] == "cancelled":
+            failed = {"code": "cancelled", "message": "the film was cancelled; ask for it again to go on"}
         begun = any(job["state"] != "waiting" for job in state["jobs"])
         status: Status = "failed" if failed else "in_progress" if begun else "queued"
         scenes = sum(job["kind"] == "scene" for job in state["jobs"])

@@ -1,6 +1,7 @@
 """A film's making as a picture and as a Chrome trace: who worked on what, from when to when.
 
-One row for each worker, and one for the planner and the index. Colours are kinds of job; what failed is hatched.
+One row for each worker, and one for the planner and the index. Colours are kinds of job; what failed is hatched; a thin
+tail is a scene that is decoded while its worker has the next one.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Part:
     span: Span
     start: float
     seconds: float
+    busy: float  # seconds of these in which the row could have nothing else
 
 
 def parts_of(films: Iterable[tuple[str, Sequence[Span]]]) -> list[Part]:
@@ -40,8 +42,9 @@ def parts_of(films: Iterable[tuple[str, Sequence[Span]]]) -> list[Part]:
                 seen.setdefault((span.key, span.start), (film, span))
     zero = min((span.start for _, span in seen.values()), default=0.0)
     return [
-        Part(row, film, span, span.start - zero, (span.end or span.start) - span.start)
+        Part(row, film, span, span.start - zero, end - span.start, min(span.freed or end, end) - span.start)
         for film, span in sorted(seen.values(), key=lambda item: item[1].start)
+        for end in (span.end or span.start,)
         for row in (span.worker or (HOSTS.get(span.kind, span.kind),))
     ]
 
@@ -59,17 +62,25 @@ def chrome_trace(parts: Sequence[Part]) -> str:
     rows = _rows(parts)
     numbers = {row: n for n, row in enumerate(rows)}
     events: list[dict[str, Any]] = [
-        {"ph": "M", "pid": 0, "tid": n, "name": "thread_name", "args": {"name": f"{rows[row]} ({row})"}}
+        {"ph": "M", "pid": 0, "tid": n + extra, "name": "thread_name", "args": {"name": f"{rows[row]}{what} ({row})"}}
         for row, n in numbers.items()
+        for what, extra in (("", 0), (", decoding", len(rows)))
     ]
     for part in parts:
         args = {"film": part.film, "job": part.span.key, "outcome": part.span.outcome, "error": part.span.error}
         events.append({
             "ph": "X", "pid": 0, "tid": numbers[part.row], "cat": part.span.kind,
             "name": f"{part.span.kind} {part.span.label}",
-            "ts": round(part.start * 1e6), "dur": round(part.seconds * 1e6),
+            "ts": round(part.start * 1e6), "dur": round(part.busy * 1e6),
             "args": {key: value for key, value in args.items() if value},
         })  # fmt: skip
+        if part.seconds > part.busy:  # a row of its own, since what is on one row must not overlap
+            begin = part.start + part.busy
+            events.append({
+                "ph": "X", "pid": 0, "tid": len(rows) + numbers[part.row], "cat": "decoding",
+                "name": f"decoding {part.span.label}", "ts": round(begin * 1e6),
+                "dur": round((part.start + part.seconds - begin) * 1e6),
+            })  # fmt: skip
     return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"})
 
 
@@ -87,13 +98,22 @@ def draw_timeline(path: Path, parts: Sequence[Part], title: str) -> None:
     heights = {row: len(rows) - n for n, row in enumerate(rows)}
     for part in parts:
         failed = part.span.outcome == "failed"
+        colour = COLOURS.get(part.span.kind, "#999999")
         axes.barh(
-            heights[part.row], part.seconds, left=part.start, height=0.8, color=COLOURS.get(part.span.kind, "#999999"),
-            edgecolor="white", linewidth=0.6, hatch="///" if failed else None, alpha=0.55 if failed else 1.0,
+            heights[part.row], part.busy, left=part.start, height=0.8, color=colour, edgecolor="white", linewidth=0.6,
+            hatch="///" if failed else None, alpha=0.55 if failed else 1.0,
         )  # fmt: skip
-        if part.seconds > LABELLED * end:
-            words = part.span.label[: int(part.seconds / end * 110)]
-            axes.text(part.start + part.seconds / 2, heights[part.row], words, ha="center", va="center", fontsize=7)
+        if part.seconds > part.busy:  # decoding beside the next scene
+            axes.barh(
+                heights[part.row] - 0.45,
+                part.seconds - part.busy,
+                left=part.start + part.busy,
+                height=0.1,
+                color=colour,
+            )
+        if part.busy > LABELLED * end:
+            words = part.span.label[: int(part.busy / end * 110)]
+            axes.text(part.start + part.busy / 2, heights[part.row], words, ha="center", va="center", fontsize=7)
     axes.set_yticks(list(heights.values()), list(rows.values()))
     axes.set_xlim(0, end)
     axes.set_xlabel("seconds")

@@ -12,9 +12,10 @@ import ray
 STEPS = 5
 
 
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=4)
 class Clumsy:
-    """ "well"; "broken": fails always; "hangs FILE": hangs at step 2 the first time, which FILE then remembers."""
+    """ "well"; "broken": fails always; "hangs FILE": hangs at step 2 the first time, which FILE then remembers;
+    "decodes": hands back early, and takes its time; "dies FILE": the same, but the first time its process dies."""
 
     def __init__(self, device: str) -> None:
         import numpy as np
@@ -36,4 +37,10 @@ class Clumsy:
             if what == "hangs" and step == 2 and not Path(file).exists():
                 Path(file).write_text(str(os.getpid()))
                 time.sleep(600)
+        if what in ("decodes", "dies"):
+            delivery.hand_back()
+            time.sleep(0.5)
+        if what == "dies" and not Path(file).exists():
+            Path(file).touch()
+            os._exit(1)
         delivery.put({"clip.mp4": self.clip}, {})

@@ -79,6 +79,24 @@ def test_a_worker_that_hangs_is_ended_and_its_scene_made_by_another(studio, tmp_
     assert re.match(r"hung: no progress for \d+ s at step [12] of 5", spans[0].error)
 
 
+def test_a_scene_is_decoded_while_its_worker_has_the_next(studio) -> None:
+    store, actor = studio
+    film = _film("decodes", "decodes", "decodes", seed=5)
+    make_films(actor, [film], 1, lambda states: None)
+    first, second, third = Journal(store).done_film(film.key).spans
+    assert first.worker == second.worker == third.worker
+    assert first.freed <= second.start < first.end
+    assert second.freed <= third.start < second.end
+
+
+def test_a_worker_that_dies_with_two_scenes_costs_an_attempt_of_each(studio, tmp_path) -> None:
+    store, actor = studio
+    film = _film(f"dies {tmp_path / 'died'}", "decodes", "well", seed=6)
+    make_films(actor, [film], 1, lambda states: None)
+    outcomes = [span.outcome for span in Journal(store).done_film(film.key).spans]
+    assert outcomes.count("finished") == 3 and 1 <= outcomes.count("failed") <= 2
+
+
 def test_a_broken_scene_fails_alone(studio) -> None:
     store, actor = studio
     film = _film("well", "broken", "well", seed=2)

@@ -82,6 +82,18 @@ def test_proxy_and_replica_may_die(server) -> None:
     assert len(frames) == 24
 
 
+def test_a_video_is_deleted_while_it_is_made(client, server) -> None:
+    body = {"num_inference_steps": 50, "seed": 0, "priority": 3}
+    video = client.videos.create(prompt=STORY, extra_body=body)
+    assert client.videos.delete(video.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.videos.retrieve(video.id)
+    assert video.id not in [v.id for v in client.videos.list()]
+    again = client.videos.create(prompt=STORY, extra_body=body)  # goes on
+    assert again.id == video.id and again.status in ("queued", "in_progress")
+    client.videos.delete(video.id)
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -93,6 +105,7 @@ def test_proxy_and_replica_may_die(server) -> None:
         ({"prompt": STORY, "seed": "many"}, "seed"),
         ({"prompt": STORY, "seed": -1}, "seed"),
         ({"prompt": STORY, "num_inference_steps": 1}, "num_inference_steps"),
+        ({"prompt": STORY, "priority": "high"}, "priority"),
         ({"prompt": STORY, "mood": "sad"}, "mood"),
         ({"prompt": STORY, "input_reference": "https://example.org/x.png", "character": "ghost"}, "input_reference"),
         ({"prompt": STORY, "input_reference": "data:image/png;base64,AAAA", "character": "ghost"}, "characters.ghost"),

@@ -31,6 +31,17 @@ def test_a_prior_that_two_films_share_is_shown_once() -> None:
     assert [(part.film, part.span.key) for part in parts] == [("one", "ghost"), ("two", "a")]
 
 
+def test_what_is_decoded_beside_the_next_scene_has_a_row_of_its_own() -> None:
+    spans = [span("a", 0, 6, ("w1",)).model_copy(update={"freed": 4.0}), span("b", 4, 9, ("w1",))]
+    parts = parts_of([("film", spans)])
+    assert [(part.start, part.busy, part.seconds) for part in parts] == [(0, 4, 6), (4, 5, 5)]
+    events = [e for e in json.loads(chrome_trace(parts))["traceEvents"] if e["ph"] == "X"]
+    assert [(e["name"], e["ts"], e["dur"]) for e in events] == [
+        ("scene a", 0, 4e6), ("decoding a", 4e6, 2e6), ("scene b", 4e6, 5e6),
+    ]  # fmt: skip
+    assert events[1]["tid"] != events[0]["tid"] == events[2]["tid"]
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1e6), st.floats(0, 1e4)), min_size=1, max_size=20))
 def test_the_trace_keeps_every_time(times: list[tuple[int, float, float]]) -> None:
     spans = [span(f"s{n}", start, start + length, (f"w{w}",)) for n, (w, start, length) in enumerate(times)]
