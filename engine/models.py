@@ -39,7 +39,8 @@ class Words(BaseModel):
 class PlannerModel(BaseModel):
     """The language model that plans. `model` is a folder beside bundle.yaml, a name on the hub, or `package:NAME`, a
     GGUF file inside an installed Python package; `adapter` a LoRA beside bundle.yaml in peft's format. With a `url` it
-    is the model of that name at an OpenAI-compatible endpoint, whose key is in the variable `key_variable`."""
+    is the model of that name at an OpenAI-compatible endpoint, whose key is in the variable `key_variable`. A small
+    model loses count in long stories: it is asked about so many `sentences_at_once`; None: as many as fit."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,6 +49,7 @@ class PlannerModel(BaseModel):
     url: str | None = None
     key_variable: str = "OPENAI_API_KEY"
     max_model_len: Annotated[int, Field(ge=512)] = 2048
+    sentences_at_once: Annotated[int, Field(ge=1)] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
 
 

@@ -32,6 +32,7 @@ from engine.planner_outline import (
     TopicAnswer,
     check_invented,
     check_outline,
+    joined,
     parse_answer,
 )  # fmt: skip
 from engine.planner_prompts import (
@@ -97,21 +98,13 @@ class _Planner:
         if not sentences:
             raise InputError("story: text: it is empty; write what happens, a sentence or more for each scene")
         check_cast(self.text, list(self.story.characters), self.bundle)
-        outline: list[tuple[str, StoryScene]] = []  # narration, scene
-        size = sentences_at_once(self.bundle)
-        for start in range(0, len(sentences), size):
-            piece = sentences[start : start + size]
-            place = outline[-1][1].place if outline else ""
-            for scene in await self._divide(piece, start + 1, place):
-                outline.append((" ".join(piece[n - 1] for n in scene.sentences), scene))
-        if len(outline) > MAX_SCENES:
-            raise PlanningFailed(f"story: it became {len(outline)} scenes, a film has at most {MAX_SCENES}; divide it")
+        outline = await self._outline(sentences)
         self.report(0, len(outline))
-        told = [narration for narration, _ in outline]
+        told = [" ".join(sentences[n - 1] for n in scene.sentences) for scene in outline]
         befores = [" ".join(told[max(n - 2, 0) : n]) for n in range(len(told))]  # two scenes may introduce "them"
         tasks = [
             asyncio.ensure_future(self._place(f"scene-{n}-{slug(scene.place)}", scene, narration, before, len(outline)))
-            for n, ((narration, scene), before) in enumerate(zip(outline, befores, strict=True), 1)
+            for n, (narration, scene, before) in enumerate(zip(told, outline, befores, strict=True), 1)
         ]
         try:
             scenes = await asyncio.gather(*tasks)
@@ -139,6 +132,20 @@ class _Planner:
 
         schema = topic_schema(self.bundle.words, characters)
         return " ".join(await self._ask("topic", "the topic", 0, messages, schema, TOPIC_TOKENS, accept))
+
+    async def _outline(self, sentences: list[str]) -> list[StoryScene]:
+        """Level 1, piece by piece: each begins where the one before ended."""
+        outline: list[StoryScene] = []
+        size = sentences_at_once(self.bundle)
+        for start in range(0, len(sentences), size):
+            piece = sentences[start : start + size]
+            for scene in await self._divide(piece, start + 1, outline[-1].place if outline else ""):
+                outline.append(scene.model_copy(update={"sentences": [start + n for n in scene.sentences]}))
+        if self.bundle.words and len(sentences) > size:  # what only describes may stand at a piece's end
+            outline = joined(outline, sentences, self.bundle.words, list(self.story.characters))
+        if len(outline) > MAX_SCENES:
+            raise PlanningFailed(f"story: it became {len(outline)} scenes, a film has at most {MAX_SCENES}; divide it")
+        return outline
 
     async def _divide(self, sentences: list[str], first: int, place: str) -> list[StoryScene]:
         messages = story_messages(self.bundle, sentences, list(self.story.characters), place)

@@ -102,10 +102,7 @@ def check_outline(
         reasons.append(reason)
         done.append("sentences given to the scenes in order")
     if words:
-        cast = [*words.characters, *characters]
-        shows = [bool(scene.motions) and _names_somebody(scene, sentences, cast) for scene in scenes]
-        scenes = _with_neighbours(scenes, shows) if any(shows) else scenes
-    if words:
+        scenes = joined(scenes, sentences, words, characters)
         divided = _by_place(scenes, sentences, words)
         if len(divided) > len(scenes):
             reasons.append("a scene is one shot in one place, and the sentences of one name two")
@@ -150,8 +147,15 @@ def _names_somebody(scene: StoryScene, sentences: list[str], cast: list[str]) ->
     return bool(PRONOUNS.search(told) or named_of(cast, told))
 
 
-def _with_neighbours(scenes: list[StoryScene], shows: list[bool]) -> list[StoryScene]:
-    """Scenes that show nobody become part of the scene before; at the beginning, of the one after."""
+def joined(
+    scenes: list[StoryScene], sentences: list[str], words: Words, characters: Sequence[str]
+) -> list[StoryScene]:
+    """The scenes; those that show nobody became part of the scene before, at the beginning of the one after. When none
+    shows anybody, all stay."""
+    cast = [*words.characters, *characters]
+    shows = [bool(scene.motions) and _names_somebody(scene, sentences, cast) for scene in scenes]
+    if not any(shows):
+        return scenes
     out: list[StoryScene] = []
     waiting: list[int] = []
     for scene, shown in zip(scenes, shows, strict=True):

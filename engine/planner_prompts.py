@@ -135,7 +135,10 @@ def scene_schema(
 
 
 def sentences_at_once(bundle: Bundle) -> int:
-    """How many sentences one level-1 question holds: as many as fit the model's context with their answer."""
+    """How many sentences one level-1 question holds: the bundle's choice, or as many as fit the model's context with
+    their answer."""
+    if bundle.planner and bundle.planner.sentences_at_once:
+        return bundle.planner.sentences_at_once
     return max(4, (bundle.planner.max_model_len if bundle.planner else 8192) // 170)
 
 

@@ -20,10 +20,11 @@ SHARED = ROOT.parent / "shared"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of two processes (make test) one has all tests that may start Ray or the language model, so that each starts
-    once; a file's other tests stay together."""
+    once; what runs a cluster in processes of its own, and a file's other tests, are for whichever is free."""
     for item in items:
         folder = item.path.relative_to(ROOT / "tests").parts[0]
-        item.add_marker(pytest.mark.xdist_group("one Ray" if folder != "engine" else item.path.name))
+        alone = folder == "engine" or item.get_closest_marker("own_ray")
+        item.add_marker(pytest.mark.xdist_group(item.path.name if alone else "one Ray"))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -66,16 +66,35 @@ class SmallStory:
     def sentences(self) -> list[str]:
         return [sentence for scene in self.scenes for sentence in scene.sentences]
 
-    def answer(self) -> dict[str, Any]:
-        """What level 1 of the planner should answer: sentences that only describe apart, without motions."""
-        scenes, number = [], 1
-        for scene in self.scenes:
-            alone: list[tuple[list[str], list[str]]] = [([s], []) for s in scene.opening]
-            for said, motions in [*alone, (scene.telling, scene.motions), *(([s], []) for s in scene.closing)]:
-                numbers = list(range(number, number + len(said)))
-                scenes.append({"sentences": numbers, "place": scene.stage, "motions": motions})
-                number += len(said)
+    def answer(self, first: int = 0, count: int | None = None) -> dict[str, Any]:
+        """What level 1 of the planner should answer on `count` sentences from `first`: sentences that only describe
+        apart, without motions, and where the story was before."""
+        scenes: list[dict[str, Any]] = []
+        last: tuple[int, str, int] | None = None
+        for number, (part, stage, motions) in enumerate(self._told()[first:][:count], 1):
+            if part == last and part[1] == "telling":
+                scenes[-1]["sentences"].append(number)
+                scenes[-1]["motions"] += [m for m in motions if m not in scenes[-1]["motions"]]
+            else:
+                scenes.append({"sentences": [number], "place": stage, "motions": motions})
+            last = part
         return {"scenes": scenes}
+
+    def place_before(self, sentence: int) -> str:
+        """Where the story is when this sentence begins; nothing at its beginning."""
+        return self._told()[sentence - 1][1] if sentence else ""
+
+    def _told(self) -> list[tuple[tuple[int, str, int], str, list[str]]]:
+        """For each sentence its part of a scene, where it is, and the motions that it tells."""
+        told: list[tuple[tuple[int, str, int], str, list[str]]] = []
+        for n, scene in enumerate(self.scenes):
+            stage = told[-1][1] if told else NO_PLACE
+            told += [((n, "opening", k), stage, []) for k in range(len(scene.opening))]
+            for k in range(len(scene.telling)):
+                motions = list(dict.fromkeys(act.motion for act in scene.acts if act.told == k))
+                told.append(((n, "telling", 0), scene.stage, motions))
+            told += [((n, "closing", k), scene.stage, []) for k in range(len(scene.closing))]
+        return told
 
 
 def scene_answer(scene: SmallScene) -> dict[str, Any]:
@@ -235,6 +254,7 @@ class _Teller:
                            "{a}. At the same time {b}"])  # fmt: skip
         text = form.format(a=a, b=b)
         self.add(scene, self.misled(text, *names) if self.chance(0.1) else text, place)
+        scene.acts[-1].told = len(scene.telling) - 1  # "At the same time" is a sentence of its own
 
     def again(self, scene: SmallScene, place: str) -> bool:
         """Those of the scene before, called "it" or "they"; or both of whom each had a scene of its own."""
@@ -276,8 +296,8 @@ class _Teller:
         if not free or any(act.frames != (1, 6) for act in scene.acts) or not scene.acts:
             return
         name, motion = self.rng.choice(free), self.motion()
+        scene.acts.append(Act(name, motion, told=len(scene.telling)))
         scene.telling.append(f"{self.rng.choice(BESIDE)} {self.noun(name)} {self.said(motion)}.")
-        scene.acts.append(Act(name, motion))
 
     def negated(self, name: str, noun: str, motion: str) -> str:
         """What happens, and something else that does not."""

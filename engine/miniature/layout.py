@@ -9,12 +9,13 @@ from typing import Any
 @dataclass
 class Act:
     """Somebody does one motion. `frames`: first and last keyframe. `side`: -1 or 1 for who is told to be on the left or
-    on the right."""
+    on the right. `told`: in which of the scene's telling sentences."""
 
     name: str
     motion: str
     frames: tuple[int, int] = (1, 6)
     side: int = 0
+    told: int = 0
 
 
 # Where actors stand. All in percent of the picture; a standing actor of 26-34 of 64 pixels fills 36..96 of its height.

@@ -2,7 +2,7 @@
 
     python -m engine.miniature.train_planner
 
-Every other step is level 2 (one scene each), the others level 1 (a whole story); the loss is on the answer alone.
+Every other step is level 2 (one scene each), the others level 1 (a piece of a story); the loss is on the answer alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.miniature import words
-from engine.miniature.grammar import SmallStory, make_story, scene_answer
+from engine.miniature.grammar import make_story, scene_answer
 from engine.miniature.settings import BUNDLE, TrainingSettings
 from engine.miniature.trainer import Trainer
 from engine.models import Bundle, load_bundle
@@ -39,9 +39,8 @@ class LoraSettings:
     first_layer: int = 10  # of 30
     rank: int = 16
     alpha: int = 32
-    stories: int = 5  # in a level-1 batch
+    stories: int = 10  # in a level-1 batch
     story_every: int = 2  # steps
-    later_part: float = 0.2  # of level-1 prompts
     wrong_hint: float = 0.25  # of level-2 prompts: level 1 may err, and the narration is to be believed
 
 
@@ -64,16 +63,14 @@ class Trainable(torch.nn.Module):
 
 
 def story_pairs(rng: random.Random, count: int, bundle: Bundle) -> list[Pair]:
-    """Level 1: the sentences of a story, or of a later part of it, and its scenes."""
+    """Level 1: a piece of a story, as the planner cuts it, and its scenes."""
     pairs, most = [], sentences_at_once(bundle)
     for _ in range(count):
-        story = make_story(rng, rng.randint(1, 8))
-        first = rng.randrange(len(story.scenes)) if rng.random() < LORA.later_part else 0
-        place = story.scenes[first - 1].stage if first else ""
-        part = SmallStory(story.scenes[first:], story.characters)
-        while len(part.sentences) > most:
-            part.scenes.pop()
-        pairs.append((story_messages(bundle, part.sentences, part.characters, place), part.answer()))
+        story = make_story(rng, rng.randint(1, 4))
+        first = rng.randrange(len(story.sentences))
+        piece = story.sentences[first : first + most]
+        messages = story_messages(bundle, piece, story.characters, story.place_before(first))
+        pairs.append((messages, story.answer(first, most)))
     return pairs
 
 

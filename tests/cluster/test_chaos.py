@@ -84,15 +84,17 @@ def _assert_nothing_lost(found: dict, kills: int) -> None:
     assert found["lost"] == found["left_over_processes"] == 0
 
 
-@pytest.mark.long
+@pytest.mark.own_ray
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
-def test_three_kills() -> None:
-    _assert_nothing_lost(_chaos("--kills", "3", "--seed", "1", "--kinds", "worker,studio,raylet"), 3)
+def test_eight_kills() -> None:
+    """The planner is left out: its language model takes longer to load than all the rest (50 kills have it)."""
+    kinds = ",".join(kind for kind in KINDS if kind != "planner")
+    _assert_nothing_lost(_chaos("--kills", "8", "--seed", "2", "--kinds", kinds), 8)
 
 
 @pytest.mark.long
 @pytest.mark.cluster
-@pytest.mark.timeout(1800)
-def test_eight_kills() -> None:
-    _assert_nothing_lost(_chaos("--kills", "8", "--seed", "2"), 8)
+@pytest.mark.timeout(3600)
+def test_fifty_kills() -> None:
+    _assert_nothing_lost(_chaos("--kills", "50", "--seed", "0"), 50)
