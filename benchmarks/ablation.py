@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -221,12 +222,14 @@ def main(
     placement: Annotated[
         bool, typer.Option("--placement", help="where LoRAs stand instead: benchmarks/placement.py")
     ] = False,
+    retrieval: Annotated[
+        bool, typer.Option("--retrieval", help="how many clips, filtered or not, instead: benchmarks/retrieval.py")
+    ] = False,
 ) -> None:
     """Renders, judges, draws."""
-    if placement:
-        from benchmarks.placement import compare
-
-        compare(max(scenes // 4, 1), base, storage, workers)
+    if placement or retrieval:
+        way = import_module("benchmarks.placement" if placement else "benchmarks.retrieval")
+        way.compare(max(scenes // 4, 1), base, storage, workers)
         return
     trials, store = trials_of(plans, scenes), Store(storage)
     asked = requests(store, trials, base)

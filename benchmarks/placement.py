@@ -11,7 +11,7 @@ Writes docs/placement-BASE.md and prints one JSON object as its last line.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,16 +92,25 @@ def figures(trials: Sequence[Trial], reports: Sequence[SceneReport]) -> dict[str
 def compare(scenes: int, base: Checkpoint, storage: str, workers: int) -> None:
     """Learns, renders, judges; `scenes` of each of the two kinds."""
     trials, store = [*motion_trials(scenes, SEED), *both_trials(scenes)], Store(storage)
-    asked = requests(store, trials, base)
-    missing = [request for request in asked if request.finished(store) is None]
+    asked = dict(zip(WAYS, requests(store, trials, base), strict=True))
+    report("placement", asked, trials, base, store, workers, COLUMNS)
+
+
+def report(
+    name: str, asked: Mapping[str, FilmRequest], trials: Sequence[Trial], base: Checkpoint, store: Store, workers: int,
+    columns: Sequence[str],
+) -> None:  # fmt: skip
+    """Makes the films that are missing, judges each way's, and writes docs/NAME-BASE.md and the JSON line."""
+    missing = [request for request in asked.values() if request.finished(store) is None]
     if missing:
         with Progress(console, [r.plan.title for r in missing if r.plan]) as progress:
             render_films(store, missing, workers, None, progress.update)
     rows = {
         way: figures(trials, judged(clips_of(store, request), trials, f"judging {way}"))
-        for way, request in zip(WAYS, asked, strict=True)
+        for way, request in asked.items()
     }
-    table = markdown(rows, COLUMNS)
-    Path(DOCS / f"placement-{base}.md").write_text(table)
+    rows = {way: {column: row[column] for column in columns} for way, row in rows.items()}
+    table = markdown(rows, columns)
+    Path(DOCS / f"{name}-{base}.md").write_text(table)
     console.print(table)
-    print(json.dumps({"base": base.value, "scenes": len(trials), "placement": rows}))
+    print(json.dumps({"base": base.value, "scenes": len(trials), name: rows}))

@@ -21,6 +21,7 @@ class RetrievalSettings(BaseModel):
     min_aspect: Annotated[float, Field(ge=0)] = 0.9  # width / height
     min_presence: Share = 0.5  # step 3: in what share of a segment its subject was seen
     threshold: Annotated[float, Field(ge=-1, le=1)] = 0.2  # step 4: of the mean of both scorers' cosines
+    scored: bool = True  # step 4 ranks; otherwise the words' order stands (the paper's ablation)
     most: Annotated[int, Field(ge=1)] = 20
     least: Annotated[int, Field(ge=1)] = 4  # the best so many are taken even below the threshold
 

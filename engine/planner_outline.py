@@ -147,9 +147,7 @@ def _names_somebody(scene: StoryScene, sentences: list[str], cast: list[str]) ->
     return bool(PRONOUNS.search(told) or named_of(cast, told))
 
 
-def joined(
-    scenes: list[StoryScene], sentences: list[str], words: Words, characters: Sequence[str]
-) -> list[StoryScene]:
+def joined(scenes: list[StoryScene], sentences: list[str], words: Words, characters: Sequence[str]) -> list[StoryScene]:
     """The scenes; those that show nobody became part of the scene before, at the beginning of the one after. When none
     shows anybody, all stay."""
     cast = [*words.characters, *characters]

@@ -135,7 +135,7 @@ def four_steps(
             f"motion {motion!r}: the library has clips for it, but none that can be learned from ({why}); add others "
             f"with `dreamrunner library add FOLDER`"
         )
-    scored = centred.scored(ask())
+    scored = centred.scored(ask() if s.scored else None)
     good = [c for c in scored if c.score is None or c.score > s.threshold]
     kept = good[: s.most] if len(good) >= s.least else scored[: s.least]
     low = len(scored) - max(len(good), len(kept))
