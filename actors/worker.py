@@ -112,13 +112,13 @@ class Worker:
     def render(self, job: SceneTask, delivery: Delivery, rank: int = 0, address: str = "") -> None:
         """Makes one scene, as member `rank` of its workers. Member 0 hands over latents.safetensors and clip.mp4, with
         notes on how they came about."""
-        import torch
-        from safetensors.torch import save
-
-        from engine.render import render_clip
-
         with ExitStack() as turn:
             turn.enter_context(self.turn)
+            import torch  # after its turn has come: two threads that import it at once get halves of it
+            from safetensors.torch import save
+
+            from engine.render import render_clip
+
             torch.set_num_threads(job.execution.threads)
             began = time.perf_counter()
             model = self._resident(job)
@@ -148,13 +148,13 @@ class Worker:
     def learn(self, job: PriorTask, delivery: Delivery, rank: int = 0, address: str = "") -> None:
         """Learns one prior, as member `rank` of its workers. Member 0 hands over prior.safetensors (stock diffusers'
         LoRA format) and card.json."""
-        import torch
-
-        from engine.groups import Ranks
-        from engine.priors import learn_motion, learn_subject
-        from engine.story import read_image
-
         with self.turn:
+            import torch
+
+            from engine.groups import Ranks
+            from engine.priors import learn_motion, learn_subject
+            from engine.story import read_image
+
             torch.set_num_threads(job.execution.threads)
             model = self._resident(job)
             model.encodings.shelf = delivery.shelf()
