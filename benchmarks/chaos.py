@@ -232,7 +232,7 @@ def film(kind: str, number: int, store: Store, rng: random.Random) -> FilmReques
     what: dict[str, Any] = {"plan": Plan(title=f"{kind} {number}", scenes=scenes)}
     if kind == "planner":
         what = {"story": Story(title=f"{kind} {number}", text="In the forest a fox walks right.\n\nA robot dances.")}
-    few = bundle.model_copy(update={"priors": bundle.priors.model_copy(update={"steps": PRIOR_STEPS})})
+    few = bundle.model_copy(update={"priors": bundle.priors.model_copy(update={"steps": PRIOR_STEPS, "batch": 1})})
     request = request_of(
         few, "miniature", store, seed=number, settings=RenderSettings(num_inference_steps=STEPS, guidance_scale=4),
         execution=ExecutionPlan(device="cpu", dtype="float32", threads=1, guidance_degree=degree), **what,

@@ -12,7 +12,9 @@ import ray
 from ray.util.state import list_actors
 from safetensors.torch import load
 
+from actors.worker import Worker
 from cluster.client import FilmFailed, ask_studio, close_studio, make_films, open_studio, render_films
+from cluster.delivery import Delivery
 from cluster.films import FilmRequest
 from cluster.journal import Journal
 from cluster.lease import holder
@@ -169,3 +171,12 @@ def test_nothing_is_left_over(a_film, ray_of_two) -> None:
             break
         time.sleep(0.5)
     assert left == []
+
+
+def test_two_jobs_at_once_take_turns_in_a_new_worker(ray_of_two, tmp_path) -> None:
+    """A studio that died may have left one behind; neither may import half of what the other is importing."""
+    store, request = Store(str(tmp_path)), small_request(2)
+    worker, jobs = Worker.remote("cpu"), request.film(request.plan).scenes
+    ray.get([worker.render.remote(job, Delivery(store, None, job)) for job in jobs])
+    assert all(store.record(*job.result) for job in jobs)
+    ray.kill(worker)
