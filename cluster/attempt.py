@@ -10,6 +10,7 @@ from cluster.board import UnderWay
 from cluster.delivery import Delivery
 from cluster.films import Job
 from cluster.pool import Pool
+from engine.errors import InputError
 
 HOSTS = {"plan": "planner", "clips": "index"}  # kinds of job that go to a host of their own
 
@@ -28,21 +29,24 @@ async def perform(pool: Pool, job: Job, workers: tuple[str, ...], delivery: Deli
 
 
 async def recover(pool: Pool, under_way: UnderWay, error: Exception) -> None:
-    """After a failed attempt: brings its processes back, and they can be given work again. Those that were handed back
-    before have other jobs, or none; of these alone nobody else will notice that the process is gone."""
+    """After a failed attempt: brings its processes back, and they can be given work again.
+
+    A process in which something failed is ended, too: it may have half an import or a spoiled CUDA context, and would
+    fail for ever; but not for a mistake in what was asked for. Those that were handed back before have other jobs, or
+    none; of these alone nobody else will notice that the process is gone."""
     job, workers = under_way.job, under_way.workers
     lost = isinstance(error, ray.exceptions.RayActorError)
-    if under_way.freed:
+    if isinstance(getattr(error, "cause", None) or error, InputError):
+        workers = () if under_way.freed else workers
+    elif under_way.freed:
         workers = tuple(name for name in workers if lost and name in pool.schedule.idle)
         for name in workers:
             pool.schedule.idle.remove(name)
         await pool.renew(workers, kill=False)
-    elif lost and job.kind in HOSTS:
-        pool.hosts.pop(HOSTS[job.kind], None)
-    elif len(workers) > 1:  # the others of a lost worker's group may hang in an exchange
-        await pool.renew(workers)
-    elif lost:
-        await pool.renew(workers, kill=False)
+    elif job.kind in HOSTS:
+        await pool.end(HOSTS[job.kind])
+    else:  # the others of a lost worker's group may hang in an exchange
+        await pool.renew(workers, kill=not lost or len(workers) > 1)
     pool.free(workers)
 
 
