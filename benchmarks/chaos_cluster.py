@@ -9,14 +9,23 @@ killed again; `node` puts a new node in the place of one whose raylet was killed
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from cluster.local import RAY_SETTINGS, SLOT
 
-PLACE = {"resources": {SLOT: 1}, "num_cpus": 1, "include_dashboard": False}
+PLACE: dict[str, Any] = {"resources": {SLOT: 1}, "num_cpus": 1, "include_dashboard": False}
+NUMBERS = itertools.count(1)
+
+
+def place() -> dict[str, Any]:
+    """A further node's options. It unpacks the program in a folder of its own, as nodes on machines of their own do: a
+    new one clears that folder first, and would take the program from under the others."""
+    return {**PLACE, "runtime_env_dir_name": f"runtime_resources_{next(NUMBERS)}"}
 
 
 def main(folder: Path) -> None:
@@ -28,7 +37,7 @@ def main(folder: Path) -> None:
     with contextlib.redirect_stdout(sys.stderr):
         cluster = Cluster(initialize_head=True, shutdown_at_exit=True, head_node_args=PLACE)
         for _ in range(2):
-            cluster.add_node(**PLACE)
+            cluster.add_node(**place())
     print(json.dumps({"address": cluster.address}), flush=True)
 
     def pid(node, kind: str) -> int:
@@ -48,7 +57,7 @@ def main(folder: Path) -> None:
                     if node.all_processes[PROCESS_TYPE_RAYLET][0].process.poll() is not None:
                         cluster.worker_nodes.discard(node)
                         node.kill_all_processes(check_alive=False, allow_graceful=False)
-                cluster.add_node(**PLACE)
+                cluster.add_node(**place())
             elif line.strip() == "end":
                 break
         print(json.dumps(answer), flush=True)

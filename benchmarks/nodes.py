@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos import PLAN, STEPS, Arena
+from benchmarks.chaos import PLAN, Arena
 from cluster.films import FilmRequest, request_of
 from cluster.journal import Journal, Span
 from cluster.store import Store
@@ -27,7 +27,7 @@ from engine.plan import load_plan
 from engine.settings import ExecutionPlan, RenderSettings
 from serving.timeline import draw_timeline, parts_of
 
-NODES = 3
+NODES, STEPS = 3, 40
 
 
 def film(store: Store) -> FilmRequest:
@@ -45,8 +45,8 @@ def spans(store: Store, request: FilmRequest) -> list[Span]:
 
 
 def kill_a_node(arena: Arena, store: Store, request: FilmRequest, over: threading.Event) -> None:
-    """Once every node has finished a scene, or is at it."""
-    while sum(span.outcome == "finished" for span in spans(store, request)) < 2 and not over.wait(0.1):
+    """Once every node has begun a scene."""
+    while len({name for span in spans(store, request) for name in span.worker}) < NODES and not over.wait(0.1):
         pass
     arena.kill("raylet", store, request, random.Random(0), over)
 
@@ -78,7 +78,8 @@ def run(folder: Path, picture: Path) -> dict[str, Any]:
     draw_timeline(picture, parts_of([("film", made)]), f"{NODES} nodes, a worker on each; one node is killed")
     return {
         "nodes": NODES, "scenes": len({span.key for span in made}), "attempts": len(made), "failed": len(failed),
-        "again_s": [round((span.end or span.start) - span.start, 1) for span in failed], **counts,
+        "again_s": [round((span.end or span.start) - span.start, 1) for span in failed],
+        "why": list(dict.fromkeys((span.error or "")[:160] for span in failed)), **counts,
         "left_over_processes": left, "time_ratio": round(disturbed / undisturbed, 2),
     }  # fmt: skip
 

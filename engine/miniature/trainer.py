@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from engine.groups import ALONE, Ranks
 from engine.miniature.settings import CURVES, TRAINING, TrainingSettings
 
+STEP_S = 30.0  # that a step counts at most
 LOG_EVERY = 25  # steps
 MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # what AdamW and Muon remember of each weight
 LossFn = Callable[[int], tuple[torch.Tensor, dict[str, float]]]
@@ -119,7 +120,8 @@ class Trainer:
                 value, figures = update(self.step)
                 self._average()
                 self.step += 1
-                self.minutes = self._agreed(self.minutes + (time.perf_counter() - began) / 60)
+                seconds = min(time.perf_counter() - began, STEP_S)  # a machine that slept does not end the training
+                self.minutes = self._agreed(self.minutes + seconds / 60)
                 for key, figure in {"loss": value, **figures}.items():
                     sums.setdefault(key, []).append(figure)
                 if len(sums["loss"]) == LOG_EVERY:
