@@ -20,6 +20,7 @@ from benchmarks.planner import SENTENCES, Score, TrueScene, read_told
 from engine.errors import InputError
 from engine.models import load_bundle
 from engine.plan import load_plan
+from engine.planner_prompts import split_sentences
 from engine.story import Story
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]  # vLLM loads in 20 s, in minutes on a busy machine
@@ -74,7 +75,8 @@ def test_a_story_is_planned(planner, tmp_path) -> None:
     assert reports[0] == "0/0"
     assert reports[-1] == f"{len(plan.scenes)}/{len(plan.scenes)}"
     answers = json.loads((tmp_path / "answers.json").read_text())
-    assert [a["level"] for a in answers if a["refused"] is None] == ["story"] + ["scene"] * len(plan.scenes)
+    levels = ["story"] * len(split_sentences(text)) + ["scene"] * len(plan.scenes)
+    assert [a["level"] for a in answers if a["refused"] is None] == levels
     notes = json.loads((tmp_path / "notes.json").read_text())
     assert notes["planner"] == load_bundle("miniature").planner.model
     assert notes["attempts"] == len(answers)

@@ -84,9 +84,10 @@ def _assert_nothing_lost(found: dict, kills: int) -> None:
     assert found["lost"] == found["left_over_processes"] == 0
 
 
+@pytest.mark.long
 @pytest.mark.own_ray
 @pytest.mark.cluster
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_eight_kills() -> None:
     """The kinds that are quick; 50 kills have all of them (planner, priors and the index take minutes each)."""
     kinds = ",".join(kind for kind in KINDS if kind not in ("planner", "prior", "index"))

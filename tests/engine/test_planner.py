@@ -28,7 +28,8 @@ from engine.planner_prompts import (
 from engine.story import Story
 
 ROOT = Path(__file__).parent.parent.parent
-MINIATURE = load_bundle("miniature")
+SMALL = load_bundle("miniature")  # asked about one sentence at a time
+MINIATURE = SMALL.model_copy(update={"planner": SMALL.planner.model_copy(update={"sentences_at_once": None})})
 ANY_WORDS = MINIATURE.model_copy(
     update={"words": None, "planner": PlannerModel(model="some-model"), "text_tokens": 226}
 )
@@ -213,6 +214,24 @@ async def test_what_only_describes_makes_no_scene() -> None:
     assert first.narration == "It was cold. A fox walks right in the forest. Snow fell."
     assert "repaired" not in planning.answers[0]
     assert (first.id, second.id) == ("scene-1-forest", "scene-2-beach")
+
+
+async def test_a_small_model_is_asked_about_one_sentence_at_a_time() -> None:
+    told = story(
+        "It was cold. A fox walks right in the forest. Snow fell. On the beach a dragon spins around.", "dragon"
+    )
+    said = (("meadow", []), ("forest", ["walks right"]), ("forest", []), ("beach", ["spins around"]))
+    script = Script(
+        [{"scenes": [{"sentences": [1], "place": place, "motions": motions}]} for place, motions in said],
+        {"fox": [WALK], "dragon": [SPIN]},
+    )
+    planning, _ = await planned(script, SMALL, told)
+    first, second = planning.plan.scenes
+    assert (first.id, second.id) == ("scene-1-forest", "scene-2-beach")
+    assert first.narration == "It was cold. A fox walks right in the forest. Snow fell."
+    asked = [messages[1]["content"] for messages, _, _, _ in script.asked[:4]]
+    assert "Place:" not in asked[0] and "Place: forest\n" in asked[3]
+    assert all("\n1 " in content and "\n2 " not in content for content in asked)
 
 
 async def test_a_motion_that_the_story_names_must_be_done() -> None:

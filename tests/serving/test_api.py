@@ -60,6 +60,7 @@ def test_a_story_becomes_a_film(client, server) -> None:
     assert [v.id for v in client.videos.list()] == [video.id]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_proxy_and_replica_may_die(server) -> None:
     """While a film is made: Serve brings them back, and who asks notices no more than a pause."""

@@ -63,7 +63,7 @@ def test_its_making_is_told_as_a_timeline(a_film, tmp_path) -> None:
     store, request, _ = a_film
     export(store, request, tmp_path)
     events = json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
-    told = {event["name"] for event in events if event["ph"] == "X"}
+    told = {event["name"] for event in events if event["ph"] == "X" and event["cat"] == "scene"}
     assert told == {f"scene {scene.id}" for scene in request.plan.scenes}
     assert Image.open(tmp_path / "timeline.png").width > 600
 
