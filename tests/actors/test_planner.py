@@ -59,7 +59,7 @@ def planner(ray_of_two) -> Iterator[Any]:
 
 
 def test_a_story_is_planned(planner, tmp_path) -> None:
-    told = next(told for told in read_told(SENTENCES) if told.kind == "story")
+    told = next(told for told in read_told(SENTENCES) if told.story.startswith("Once there was a pig"))
     given = TrueScene(
         characters=["dragon", "robot"], motions={"dragon": "spins around", "robot": "stands still"}, place="beach"
     )
@@ -83,10 +83,10 @@ def test_a_story_is_planned(planner, tmp_path) -> None:
     assert notes["seconds"]["planning"] > 0
 
     score = Score()
-    score.add(told, plan.scenes)  # of 7 scenes; what is missed is in benchmarks/planner.py
-    assert score.places[True] >= 5, score.wrong
-    assert score.found >= 8, score.wrong  # of 11
-    assert score.motions[True] >= 5, score.wrong  # of 11
+    score.add(told, plan.scenes)  # of 4 scenes; how well it does on all stories is in benchmarks/planner.py
+    assert score.places[True] >= 3, score.wrong
+    assert score.found >= 4, score.wrong  # of 5
+    assert score.motions[True] >= 3, score.wrong  # of 5
     spun = [r for scene in plan.scenes for r in scene.regions if r.entity == "dragon"]
     assert all(region.caption.startswith("a [v1] dragon ") for region in spun)
 
