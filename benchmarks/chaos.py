@@ -1,6 +1,6 @@
 """Kills processes of a cluster of three nodes while films are made, and counts what is lost: nothing may be.
 
-    python -m benchmarks.chaos [--kills 50] [--seed 0] [--kinds worker,pair,...]
+    python -m benchmarks.chaos [--kills 50] [--seed 0] [--kinds worker,pair,...] [--per-film 1]
 
 Each kill is a SIGKILL at a random moment while its victim runs a job: a worker that renders alone (worker), one of two
 that share a scene (pair), one that learns a prior (prior), the index, the planner, the studio, the raylet of a node,
@@ -41,6 +41,8 @@ from engine.story import Story
 console = Console(stderr=True)
 ROOT = Path(__file__).parent.parent
 PLAN = ROOT / "examples" / "the-fox-and-the-robot.plan.yaml"
+DEGREES = {"worker": 1, "pair": 2, "prior": 1, "index": 1, "planner": 1}  # of the scenes; others take what comes
+OF_THEIR_OWN = ("prior", "index", "planner")  # a film for each such kill
 KINDS = ("worker", "pair", "prior", "index", "planner", "studio", "raylet", "gcs", "all")
 # The longest wait for the moment of a kill, in seconds: about as long as the victim's job takes.
 LONGEST_S = {"prior": 8.0, "index": 3.0, "planner": 20.0}
@@ -219,19 +221,19 @@ class Arena:
         child.process.wait(60)
 
 
-def film(kind: str, number: int, store: Store, rng: random.Random) -> FilmRequest:
-    """What is asked for in the round of a kill; each round's results are its own."""
-    bundle, plan = load_bundle("miniature"), load_plan(PLAN)
-    degree = {"worker": 1, "pair": 2, "prior": 1, "index": 1, "planner": 1}.get(kind) or rng.choice((1, 2))
-    first = rng.randrange(len(plan.scenes) - 1)
-    scenes = plan.scenes[first : first + (1 if degree == 2 else 2)]
-    if kind in ("prior", "index"):
+def film(kinds: list[str], degree: int, number: int, store: Store, rng: random.Random) -> FilmRequest:
+    """What is asked for in a round, with work for all of its kills; each round's results are its own."""
+    bundle, plan, title = load_bundle("miniature"), load_plan(PLAN), f"{' '.join(kinds)} {number}"
+    many = min(len(kinds) * 2 // degree, len(plan.scenes) - 1)
+    first = rng.randrange(len(plan.scenes) - many)
+    scenes = plan.scenes[first : first + many]
+    if kinds[0] in ("prior", "index"):
         old = scenes[0].regions[0]
         new = Region(entity=old.entity, motion=NEW_MOTION, caption=f"a {old.entity} {NEW_MOTION}", boxes=old.boxes)
         scenes = (scenes[0].model_copy(update={"regions": (new,)}),)
-    what: dict[str, Any] = {"plan": Plan(title=f"{kind} {number}", scenes=scenes)}
-    if kind == "planner":
-        what = {"story": Story(title=f"{kind} {number}", text="In the forest a fox walks right.\n\nA robot dances.")}
+    what: dict[str, Any] = {"plan": Plan(title=title, scenes=scenes)}
+    if kinds[0] == "planner":
+        what = {"story": Story(title=title, text="In the forest a fox walks right.\n\nA robot dances.")}
     few = bundle.model_copy(update={"priors": bundle.priors.model_copy(update={"steps": PRIOR_STEPS, "batch": 1})})
     request = request_of(
         few, "miniature", store, seed=number, settings=RenderSettings(num_inference_steps=STEPS, guidance_scale=4),
@@ -246,18 +248,30 @@ def as_planned(request: FilmRequest, store: Store) -> FilmRequest:
     return request.model_copy(update={"story": None, "plan": plan}) if plan else request
 
 
-def rounds(kinds: list[str], kills: int, rng: random.Random) -> list[str]:
-    """A kind for each kill, each about as often as the others, in random order."""
-    return list(itertools.islice(itertools.chain.from_iterable(iter(lambda: rng.sample(kinds, len(kinds)), [])), kills))
+def rounds(kinds: list[str], kills: int, per_film: int, rng: random.Random) -> list[tuple[int, list[str]]]:
+    """The degree of each film's scenes, and its kills in turn: each kind about as often as the others, in random
+    order."""
+    order = itertools.chain.from_iterable(iter(lambda: rng.sample(kinds, len(kinds)), []))
+    films: list[tuple[int, list[str]]] = []
+    for kind in itertools.islice(order, kills):
+        degree, most = DEGREES.get(kind) or rng.choice((1, 2)), 1 if kind in OF_THEIR_OWN else per_film
+        mates = [film for of, film in films if of == degree and len(film) < most and film[0] not in OF_THEIR_OWN]
+        if mates:
+            mates[0].append(kind)
+        else:
+            films.append((degree, [kind]))
+    return films
 
 
-def one_round(arena: Arena, kind: str, store: Store, request: FilmRequest, rng: random.Random) -> bool:
-    """Has the film made and kills meanwhile; whether a victim was found."""
-    over, killed = threading.Event(), threading.Event()
+def one_round(
+    arena: Arena, kinds: list[str], store: Store, request: FilmRequest, rng: random.Random
+) -> tuple[list[str], list[str]]:
+    """Has the film made and kills meanwhile; the kinds of which a victim was found, and those of which none was."""
+    over, killed, missed = threading.Event(), list[str](), list[str]()
 
     def kill() -> None:
-        if arena.kill(kind, store, request, rng, over):
-            killed.set()
+        for kind in kinds:
+            (killed if arena.kill(kind, store, request, rng, over) else missed).append(kind)
 
     killer, began = threading.Thread(target=kill), time.perf_counter()
     killer.start()
@@ -265,20 +279,23 @@ def one_round(arena: Arena, kind: str, store: Store, request: FilmRequest, rng: 
     over.set()
     killer.join()
     seconds = time.perf_counter() - began
-    console.print(f"{request.key[:8]} {kind}: {'killed' if killed.is_set() else 'missed'}, {answer}, {seconds:.0f} s")
-    return killed.is_set()
+    console.print(f"{request.key[:8]} killed: {killed}, missed: {missed}, {answer}, {seconds:.0f} s", markup=False)
+    return killed, missed
 
 
-def run(folder: Path, kills: int, seed: int, kinds: list[str]) -> dict[str, Any]:
+def run(folder: Path, kills: int, seed: int, kinds: list[str], per_film: int) -> dict[str, Any]:
     rng = random.Random(seed)
     store, reference = Store(str(folder / "store")), Store(str(folder / "reference"))
-    arena, by_kind = Arena(folder), dict.fromkeys(KINDS, 0)
+    arena, killed = Arena(folder), list[str]()
     try:
-        plan = rounds(kinds, kills, rng)
-        requests = [film(kind, number, store, rng) for number, kind in enumerate(plan)]
-        began = time.perf_counter()
-        for kind, request in zip(plan, requests, strict=True):
-            by_kind[kind] += one_round(arena, kind, store, request, rng)
+        films, requests = rounds(kinds, kills, per_film, rng), list[FilmRequest]()
+        began, most = time.perf_counter(), 2 * len(films)
+        for degree, those in films:
+            requests.append(film(those, degree, len(requests), store, rng))
+            found, missed = one_round(arena, those, store, requests[-1], rng)
+            killed += found
+            if missed and len(films) < most:  # the film was finished first: another one, later
+                films.append((degree, missed))
         disturbed = time.perf_counter() - began
         arena.end_cluster()  # its studio has the workers
         arena.start()
@@ -291,8 +308,8 @@ def run(folder: Path, kills: int, seed: int, kinds: list[str]) -> dict[str, Any]
     finally:
         left = arena.end()
     return {
-        "kills": sum(by_kind.values()), "by_kind": by_kind, **counts, "left_over_processes": left,
-        "time_ratio": round(disturbed / undisturbed, 2),
+        "kills": len(killed), "by_kind": {kind: killed.count(kind) for kind in KINDS}, **counts,
+        "left_over_processes": left, "time_ratio": round(disturbed / undisturbed, 2),
     }  # fmt: skip
 
 
@@ -301,12 +318,15 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", default=",".join(KINDS), help="which victims, by commas")
+    parser.add_argument("--per-film", type=int, default=1, help="kills that one film meets, at most")
     arguments = parser.parse_args()
     kinds = arguments.kinds.split(",")
     if unknown := set(kinds) - set(KINDS):
         parser.error(f"--kinds: {', '.join(sorted(unknown))}: not one of {', '.join(KINDS)}")
+    if not 1 <= arguments.per_film <= 5:
+        parser.error(f"--per-film: {arguments.per_film} is not in 1..5")
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        result = run(Path(folder), arguments.kills, arguments.seed, kinds)
+        result = run(Path(folder), arguments.kills, arguments.seed, kinds, arguments.per_film)
     order = ("kills", "by_kind", "films", "identical", "lost", "left_over_processes", "time_ratio")
     print(json.dumps({name: result[name] for name in order}))
 

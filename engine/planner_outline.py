@@ -148,22 +148,28 @@ def _names_somebody(scene: StoryScene, sentences: list[str], cast: list[str]) ->
 
 
 def joined(scenes: list[StoryScene], sentences: list[str], words: Words, characters: Sequence[str]) -> list[StoryScene]:
-    """The scenes; those that show nobody became part of the scene before, at the beginning of the one after. When none
-    shows anybody, all stay."""
+    """The scenes, those that only describe being part of the one before, at the beginning of the one after. Who comes
+    into another place is described with the scene that is there; when none is, that is a scene of its own. When none
+    of all shows anybody, all stay."""
     cast = [*words.characters, *characters]
-    shows = [bool(scene.motions) and _names_somebody(scene, sentences, cast) for scene in scenes]
-    if not any(shows):
+    somebody = [_names_somebody(scene, sentences, cast) for scene in scenes]
+    if not any(scene.motions and named for scene, named in zip(scenes, somebody, strict=True)):
         return scenes
     out: list[StoryScene] = []
     waiting: list[int] = []
-    for scene, shown in zip(scenes, shows, strict=True):
+    for n, scene in enumerate(scenes):
+        shown, told = bool(scene.motions) and somebody[n], [*waiting, *scene.sentences]
+        place = _place_named([sentences[k - 1] for k in scene.sentences], words)
+        if not shown and somebody[n] and place and not (out and out[-1].place == place):
+            if n + 1 < len(scenes) and scenes[n + 1].place == place:
+                waiting = told
+                continue
+            shown, scene = True, scene.model_copy(update={"place": place})
         if shown:
-            out.append(scene.model_copy(update={"sentences": [*waiting, *scene.sentences]}))
-            waiting = []
+            out.append(scene.model_copy(update={"sentences": told}))
         elif out:
-            out[-1] = out[-1].model_copy(update={"sentences": [*out[-1].sentences, *scene.sentences]})
-        else:
-            waiting += scene.sentences
+            out[-1] = out[-1].model_copy(update={"sentences": [*out[-1].sentences, *told]})
+        waiting = [] if out else told
     return out
 
 

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist's own, which reads the groups, would otherwise come first
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of two processes (make test) one has all tests that may start Ray or the language model, so that each starts
     once; what runs a cluster in processes of its own, and a file's other tests, are for whichever is free."""
