@@ -28,9 +28,9 @@ def test_each_kind_has_its_turn(per_film) -> None:
         assert len(kinds) == 50 and min(map(kinds.count, KINDS)) >= 3
         assert {degree for degree, _ in films} == {1, 2}
         assert max(len(film) for _, film in films) == per_film
-        for degree, film in films:
-            assert not {"worker", "pair"} <= set(film) and DEGREES.get(film[0], degree) == degree
-            assert len(film) == 1 or not set(film) & set(OF_THEIR_OWN)
+        for degree, kills in films:
+            assert not {"worker", "pair"} <= set(kills) and DEGREES.get(kills[0], degree) == degree
+            assert len(kills) == 1 or not set(kills) & set(OF_THEIR_OWN)
     assert rounds(list(KINDS), 50, 4, random.Random(0)) == rounds(list(KINDS), 50, 4, random.Random(0))
 
 
