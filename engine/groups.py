@@ -41,7 +41,12 @@ def process_group(
     """
     os.environ.setdefault("DS_ACCELERATOR", "cpu" if device == "cpu" else "cuda")
     import deepspeed.comm as ds
+    from deepspeed import ops
     from deepspeed.comm import comm
+
+    # else it compiles an operator that nothing here calls, under a lock that outlives a killed process: every group
+    # that is made on this machine afterwards would wait for it for ever
+    ops.__compatible_ops__ = {}
 
     host, port = address.rsplit(":", 1)
     os.environ |= {
