@@ -45,7 +45,7 @@ DEGREES = {"worker": 1, "pair": 2, "prior": 1, "index": 1, "planner": 1}  # of t
 OF_THEIR_OWN = ("prior", "index", "planner")  # a film for each such kill
 KINDS = ("worker", "pair", "prior", "index", "planner", "studio", "raylet", "gcs", "all")
 # The longest wait for the moment of a kill, in seconds: about as long as the victim's job takes.
-LONGEST_S = {"prior": 8.0, "index": 3.0, "planner": 20.0}
+LONGEST_S = {"prior": 8.0, "index": 0.5, "planner": 20.0}
 STEPS, PRIOR_STEPS = 12, 30  # what is saved every 5 and 25 steps
 NEW_MOTION = "spins around"
 TITLES = {"index": "ray::Index.", "planner": "ray::Planner", "studio": "ray::Studio", "prior": "ray::Worker.learn"}

@@ -23,7 +23,7 @@ from engine.errors import InputError
 from engine.models import Bundle
 from engine.plan import MAX_SCENES, Plan, Scene
 from engine.plan_repair import consistent_names
-from engine.planner_answers import SceneAnswer, check_motions, check_shown, make_scene
+from engine.planner_answers import SceneAnswer, check_motions, check_shown, check_together, make_scene
 from engine.planner_outline import (
     Refused,
     Repairable,
@@ -168,6 +168,8 @@ class _Planner:
             answer = parse_answer(SceneAnswer, text)
             scene = make_scene(answer, name, outline.place, narration, self.bundle, characters)
             check_shown(scene, outline, self.bundle.words, characters)
+            if self.bundle.words:
+                check_together(scene, outline.place, before, self.bundle.words, characters)
             check_motions(scene, self.bundle.words)
             return scene
 

@@ -26,6 +26,7 @@ from engine.planner_outline import (
 from engine.planner_prompts import split_sentences
 
 Percent = Annotated[int, Field(ge=0, le=100)]
+SEVERAL = re.compile(r"\b(they|both|the two)\b", re.IGNORECASE)
 PercentBox = tuple[Percent, Percent, Percent, Percent]
 Keyframe = Annotated[int, Field(ge=1, le=KEYFRAMES)]
 
@@ -82,6 +83,23 @@ def check_shown(scene: Scene, outline: StoryScene, words: Words | None, characte
         caption = f"a {subject_phrase(entity, characters)} {motion} {where}".replace(" ,", ",")
         scene = beside(scene, entity, motion, caption)
     raise Repairable(reason, scene, f"{' and '.join(given)} put beside the others" if given else "left as it is")
+
+
+def check_together(scene: Scene, place: str, before: str, words: Words, characters: list[str]) -> None:
+    """Raises Repairable when the narration says "they" and a single character is shown, though those before name
+    another: who was named last is put beside the one, and does the same."""
+    told = " ".join(s for s in split_sentences(scene.narration) if not NEGATION.search(s))
+    shown = {region.entity for region in scene.regions}
+    if len(shown) != 1 or not SEVERAL.search(told):
+        return
+    others = [name for name in named_of(entities_of(words, characters) or (), f"{before} {told}") if name not in shown]
+    if not others:
+        return
+    last = max(others, key=lambda name: f"{before} {told}".lower().rfind(name.lower()))
+    motion = scene.regions[0].motion
+    caption = f"{_article(last)} {subject_phrase(last, characters)} {motion} {stage_phrases(words, place)[0]}"
+    reason = f"the narration says they, and only {next(iter(shown))} is shown"
+    raise Repairable(reason, beside(scene, last, motion, caption), f"{last} put beside")
 
 
 def make_scene(

@@ -9,10 +9,12 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.models import Words
+from engine.motion_names import normal_motion
 
 MAX_REGIONS = 4  # method: at most four motions a scene
 MAX_NARRATION = 2000  # letters
 PRONOUNS = re.compile(r"\b(it|its|he|she|his|her|him|they|them|both|two)\b", re.IGNORECASE)
+DETERMINERS = re.compile(r"an?|the|this|that|his|her|its|their|every|each|some", re.IGNORECASE)  # before a noun
 NEGATION = re.compile(
     r"\b(not|no|nobody|never|without|instead|cannot|wants?|wanted|refuses?d?)\b|n['’]t\b", re.IGNORECASE
 )
@@ -80,6 +82,13 @@ def named_of(cast: Sequence[str], text: str) -> list[str]:
     return [name for name in cast if re.search(rf"\b{re.escape(name)}(s|es)?\b", text, re.IGNORECASE)]
 
 
+def said_motions(text: str, motions: Sequence[str]) -> list[str]:
+    """Those of the motions that the text says in their own words, in any tense ("stood still"; "a dance" is none)."""
+    spoken = re.findall(r"[\w'’-]+", text)
+    verbs = [n for n in range(len(spoken)) if n == 0 or not DETERMINERS.fullmatch(spoken[n - 1])]
+    return [m for m in motions if any(m == normal_motion(" ".join(spoken[n : n + len(m.split())])) for n in verbs)]
+
+
 def check_invented(sentences: list[str]) -> None:
     """Raises Repairable when a sentence of an invented story comes twice."""
     once = list(dict.fromkeys(sentences))
@@ -102,6 +111,7 @@ def check_outline(
         reasons.append(reason)
         done.append("sentences given to the scenes in order")
     if words:
+        scenes = [_with_said_motions(scene, sentences, words) for scene in scenes]
         scenes = joined(scenes, sentences, words, characters)
         divided = _by_place(scenes, sentences, words)
         if len(divided) > len(scenes):
@@ -140,6 +150,14 @@ def _in_order(scenes: list[StoryScene], count: int) -> list[StoryScene]:
         for number, scene in enumerate(scenes)
         if number in owner
     ]
+
+
+def _with_said_motions(scene: StoryScene, sentences: list[str], words: Words) -> StoryScene:
+    """A scene to which the model gave no motion has those that its sentences say in the bundle's own words."""
+    told = " ".join(sentences[n - 1] for n in scene.sentences if not NEGATION.search(sentences[n - 1]))
+    if scene.motions or not (said := said_motions(told, motions_of(words) or ())):
+        return scene
+    return scene.model_copy(update={"motions": said[:MAX_REGIONS]})
 
 
 def _names_somebody(scene: StoryScene, sentences: list[str], cast: list[str]) -> bool:

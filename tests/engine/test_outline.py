@@ -1,11 +1,14 @@
-"""Which sentences are a scene of their own, and which only describe."""
+"""What a program sees in sentences: which make a scene of their own, which motions they say, who "they" are."""
 
 from __future__ import annotations
 
 import pytest
 
 from engine.models import load_bundle
-from engine.planner_outline import StoryScene, joined, named_of
+from engine.plan import Region, Scene
+from engine.plan_rules import check_scene
+from engine.planner_answers import check_together
+from engine.planner_outline import Repairable, StoryScene, check_outline, joined, named_of, said_motions
 from engine.planner_prompts import split_sentences
 
 
@@ -61,3 +64,53 @@ DANCES, STILL = ["dances"], list[str]()
 )  # fmt: skip
 def test_who_is_elsewhere_is_in_a_scene_of_their_own(story, answers, scenes) -> None:
     assert _scenes(story, *answers) == scenes
+
+
+def test_what_is_said_in_a_motions_own_words_is_that_motion() -> None:
+    words = load_bundle("miniature").words
+    assert words
+    known = [*words.motions, *words.library_motions]
+    assert said_motions("A lion stood still. A ladybug fell down, and then it was jumping up and down.", known) == [
+        "stands still", "jumps up and down", "falls down",
+    ]  # fmt: skip
+    assert said_motions("The owl's flight was a dance.", known) == []
+
+
+def test_a_motion_that_the_model_did_not_hear_makes_a_scene() -> None:
+    words, sentences = load_bundle("miniature").words, ["A lion stood still.", "It did not dance.", "A fox jumped."]
+    answers = [
+        StoryScene(sentences=[n], place="city", motions=m) for n, m in enumerate([[], [], ["jumps up and down"]], 1)
+    ]
+    outline = check_outline(answers, sentences, words)
+    assert [(scene.sentences, scene.motions) for scene in outline] == [
+        ([1, 2], ["stands still"]), ([3], ["jumps up and down"]),
+    ]  # fmt: skip
+
+
+REGION = Region(entity="chick", motion="stands still", caption="a chick stands still in the snow",
+                boxes={"1-6": [0.3, 0.36, 0.66, 0.96]})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("narration", "before", "other"),
+    [
+        ("They met in the snow.", "An owl slept. A frog came, and a chick. They met in the snow.", "frog"),
+        ("There they both stood with the owl.", "A chick came.", "owl"),
+        ("They met in the snow.", "A chick came.", None),  # nobody else is known
+        ("It stood in the snow.", "A frog came, and a chick.", None),
+        ("They did not dance.", "A frog came, and a chick.", None),  # denied: a program cannot tell
+    ],
+)
+def test_they_are_more_than_one(narration, before, other) -> None:
+    words = load_bundle("miniature").words
+    assert words
+    scene = Scene(id="s", background="a field of snow", narration=narration, regions=(REGION,))
+    if other is None:
+        check_together(scene, "snow", before, words, [])
+        return
+    with pytest.raises(Repairable, match="says they, and only chick is shown") as refused:
+        check_together(scene, "snow", before, words, [])
+    chick, put = refused.value.answer.regions
+    assert (chick.entity, put.entity, put.motion) == ("chick", other, "stands still")
+    assert other in put.caption and "in the snow" in put.caption
+    assert list(check_scene(refused.value.answer, {})) == []
