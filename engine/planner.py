@@ -170,7 +170,7 @@ class _Planner:
             check_shown(scene, outline, self.bundle.words, characters)
             if self.bundle.words:
                 check_together(scene, outline.place, before, self.bundle.words, characters)
-            check_motions(scene, self.bundle.words)
+            check_motions(scene, outline.place, self.bundle.words, characters)
             return scene
 
         number = int(name.split("-")[1])

@@ -21,6 +21,7 @@ from engine.planner_outline import (
     entities_of,
     motions_of,
     named_of,
+    said_motions,
     stage_phrases,
 )  # fmt: skip
 from engine.planner_prompts import split_sentences
@@ -54,34 +55,58 @@ class SceneAnswer(BaseModel):
     regions: Annotated[list[PlacedRegion], Field(max_length=MAX_REGIONS)]
 
 
-def check_motions(scene: Scene, words: Words | None) -> None:
-    """Raises Repairable when the narration names a motion in the bundle's own words and nobody does it. Where something
-    is denied ("it does not dance"), a program cannot tell."""
-    if NEGATION.search(scene.narration):
+def check_motions(scene: Scene, place: str, words: Words | None, characters: list[str]) -> None:
+    """Raises Repairable when the narration says a motion in the bundle's own words and nobody does it. Who is alone
+    does at last what is said, one after the other. Where something is denied ("it does not dance"), a program cannot
+    tell."""
+    if words is None or NEGATION.search(scene.narration):
         return
     done = {region.motion for region in scene.regions}
-    missing = [m for m in motions_of(words) or () if names(scene.narration, m) and m not in done]
-    if missing:
-        raise Repairable(f"the narration says {missing[0]!r}, and no region does it", scene, "left as it is")
+    said = said_motions(scene.narration, motions_of(words) or ())
+    missing = [motion for motion in said if motion not in done]
+    if not missing:
+        return
+    reason = f"the narration says {missing[0]!r}, and no region does it"
+    if len({region.entity for region in scene.regions}) > 1 or len(said) > KEYFRAMES // MIN_KEYFRAMES:
+        raise Repairable(reason, scene, "left as it is")
+    entity, boxes = scene.regions[0].entity, {k: box for region in scene.regions for k, box in region.boxes.items()}
+    where, many = stage_phrases(words, place)[0], KEYFRAMES // len(said)
+    regions = tuple(
+        Region(
+            entity=entity, motion=motion, boxes={k: box for k, box in boxes.items() if n * many < k <= (n + 1) * many},
+            caption=_caption(entity, motion, where, characters),
+        )
+        for n, motion in enumerate(said)
+    )  # fmt: skip
+    fits = all(len(region.boxes) >= MIN_KEYFRAMES for region in regions)
+    raise Repairable(
+        reason,
+        scene.model_copy(update={"regions": regions}) if fits else scene,
+        f"{entity} {' then '.join(said)}" if fits else "left as it is",
+    )
 
 
 def check_shown(scene: Scene, outline: StoryScene, words: Words | None, characters: list[str]) -> None:
-    """Raises Repairable when the narration names a character that is not shown. One that is given by a picture is
-    there for a reason: should no better answer come, it is put beside the others, in the first motion of the outline
-    that nobody does. Anybody else may be a name on a sign; then the scene is left as it is."""
+    """Raises Repairable when the narration names a character that is not shown. Should no better answer come, one that
+    is given by a picture is put beside the others, in the first motion of the narration or the outline that nobody
+    does, and so is another while the narration says such a motion. Else the name may be on a sign; then the scene is
+    left as it is."""
     told = " ".join(s for s in split_sentences(scene.narration) if not NEGATION.search(s))
     shown = {region.entity for region in scene.regions}
     missing = [name for name in named_of(entities_of(words, characters) or characters, told) if name not in shown]
+    missing.sort(key=lambda name: told.lower().find(name.lower()))
     if not missing:
         return
     reason = f"the narration names {' and '.join(missing)}, and no region shows them"
-    given = [name for name in missing if name in characters][: MAX_REGIONS - len(scene.regions)]
-    free = [motion for motion in outline.motions if motion not in {region.motion for region in scene.regions}]
+    done = {region.motion for region in scene.regions}
+    said = [motion for motion in said_motions(told, motions_of(words) or ()) if motion not in done]
+    free = list(dict.fromkeys([*said, *(motion for motion in outline.motions if motion not in done)]))
+    given = [name for n, name in enumerate(missing) if name in characters or n < len(said)]
+    given = given[: MAX_REGIONS - len(scene.regions)]
     where = stage_phrases(words, outline.place)[0] if words else f", {scene.background}"
     for entity in given:
         motion = free.pop(0) if free else "stands still"
-        caption = f"a {subject_phrase(entity, characters)} {motion} {where}".replace(" ,", ",")
-        scene = beside(scene, entity, motion, caption)
+        scene = beside(scene, entity, motion, _caption(entity, motion, where, characters).replace(" ,", ","))
     raise Repairable(reason, scene, f"{' and '.join(given)} put beside the others" if given else "left as it is")
 
 
@@ -97,7 +122,7 @@ def check_together(scene: Scene, place: str, before: str, words: Words, characte
         return
     last = max(others, key=lambda name: f"{before} {told}".lower().rfind(name.lower()))
     motion = scene.regions[0].motion
-    caption = f"{_article(last)} {subject_phrase(last, characters)} {motion} {stage_phrases(words, place)[0]}"
+    caption = _caption(last, motion, stage_phrases(words, place)[0], characters)
     reason = f"the narration says they, and only {next(iter(shown))} is shown"
     raise Repairable(reason, beside(scene, last, motion, caption), f"{last} put beside")
 
@@ -124,7 +149,7 @@ def make_scene(
         if words and motion not in (motions_of(words) or ()):
             raise Refused(f"{at}: no such motion {motion!r}")
         if words:
-            caption = f"{_article(entity)} {subject_phrase(entity, characters)} {motion} {where}"
+            caption = _caption(entity, motion, where, characters)
         else:
             entity, motion = known_name(entity, characters), normal_motion(motion)
             caption = _spoken(placed, entity, motion, characters)
@@ -198,6 +223,11 @@ def known_name(entity: str, characters: list[str]) -> str:
 def subject_phrase(entity: str, characters: list[str]) -> str:
     """What captions call an entity: the k-th given character is "[vk] name", the words its prior learns."""
     return f"[v{characters.index(entity) + 1}] {entity}" if entity in characters else entity
+
+
+def _caption(entity: str, motion: str, where: str, characters: list[str]) -> str:
+    """Entity, motion and background, as a region's caption says them."""
+    return f"{_article(entity)} {subject_phrase(entity, characters)} {motion} {where}"
 
 
 def _spoken(placed: PlacedRegion, entity: str, motion: str, characters: list[str]) -> str:

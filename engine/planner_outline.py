@@ -83,10 +83,12 @@ def named_of(cast: Sequence[str], text: str) -> list[str]:
 
 
 def said_motions(text: str, motions: Sequence[str]) -> list[str]:
-    """Those of the motions that the text says in their own words, in any tense ("stood still"; "a dance" is none)."""
+    """Those of the motions that the text says in their own words, in any tense ("stood still"; "a dance" is none), in
+    the order in which it says them."""
     spoken = re.findall(r"[\w'’-]+", text)
     verbs = [n for n in range(len(spoken)) if n == 0 or not DETERMINERS.fullmatch(spoken[n - 1])]
-    return [m for m in motions if any(m == normal_motion(" ".join(spoken[n : n + len(m.split())])) for n in verbs)]
+    said = [m for n in verbs for m in motions if m == normal_motion(" ".join(spoken[n : n + len(m.split())]))]
+    return list(dict.fromkeys(said))
 
 
 def check_invented(sentences: list[str]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from engine.models import load_bundle
 from engine.plan import Region, Scene
 from engine.plan_rules import check_scene
-from engine.planner_answers import check_together
+from engine.planner_answers import check_motions, check_shown, check_together
 from engine.planner_outline import Repairable, StoryScene, check_outline, joined, named_of, said_motions
 from engine.planner_prompts import split_sentences
 
@@ -71,7 +73,7 @@ def test_what_is_said_in_a_motions_own_words_is_that_motion() -> None:
     assert words
     known = [*words.motions, *words.library_motions]
     assert said_motions("A lion stood still. A ladybug fell down, and then it was jumping up and down.", known) == [
-        "stands still", "jumps up and down", "falls down",
+        "stands still", "falls down", "jumps up and down",
     ]  # fmt: skip
     assert said_motions("The owl's flight was a dance.", known) == []
 
@@ -114,3 +116,34 @@ def test_they_are_more_than_one(narration, before, other) -> None:
     assert (chick.entity, put.entity, put.motion) == ("chick", other, "stands still")
     assert other in put.caption and "in the snow" in put.caption
     assert list(check_scene(refused.value.answer, {})) == []
+
+
+def _scene(narration: str, *who: str) -> Scene:
+    regions = [REGION.model_copy(update={"entity": name, "caption": f"a {name} stands still"}) for name in who]
+    return Scene(id="s", background="a field of snow", narration=narration, regions=tuple(regions))
+
+
+def _repaired(check: Callable[[], None], why: str) -> list[tuple[str, str, list[int]]]:
+    """Who does what in which keyframes, once it was put right."""
+    with pytest.raises(Repairable, match=why) as refused:
+        check()
+    return [(region.entity, region.motion, sorted(region.boxes)) for region in refused.value.answer.regions]
+
+
+def test_who_is_alone_does_what_is_said_one_after_the_other() -> None:
+    words = load_bundle("miniature").words
+    scene = _scene("In the snow the chick is dancing until it falls down and stands still.", "chick")
+    assert _repaired(lambda: check_motions(scene, "snow", words, []), "says 'dances', and no region does it") == [
+        ("chick", "dances", [1, 2]), ("chick", "falls down", [3, 4]), ("chick", "stands still", [5, 6]),
+    ]  # fmt: skip
+    two = _scene("In the snow the chick is dancing beside the owl.", "chick", "owl")
+    assert len(_repaired(lambda: check_motions(two, "snow", words, []), "says 'dances'")) == 2
+    check_motions(_scene("The chick does not dance.", "chick"), "snow", words, [])
+    check_motions(_scene("The chick stood still.", "chick"), "snow", words, [])
+
+
+def test_who_is_named_with_a_motion_that_nobody_does_is_put_beside_the_others() -> None:
+    words, place = load_bundle("miniature").words, StoryScene(sentences=[1], place="snow")
+    scene = _scene("A chick stands still while a pig dances by the lion's den.", "chick")
+    found = _repaired(lambda: check_shown(scene, place, words, []), "names pig and lion")
+    assert [(who, what) for who, what, _ in found] == [("chick", "stands still"), ("pig", "dances")]

@@ -243,8 +243,9 @@ async def test_a_motion_that_the_story_names_must_be_done() -> None:
     assert planning.plan.scenes[0].regions[0].motion == "jumps up and down"
 
     planning, _ = await planned(Script([outline], {"fox": [WALK] * 3}), told=told)
-    assert planning.plan.scenes[0].regions[0].motion == "walks right"
-    assert "left as it is" in planning.answers[1]["repaired"]
+    (fox,) = planning.plan.scenes[0].regions
+    assert (fox.motion, fox.caption) == ("jumps up and down", "a fox jumps up and down in the forest")
+    assert "fox jumps up and down" in planning.answers[1]["repaired"]
 
 
 async def test_who_is_named_must_be_shown_and_who_has_a_picture_is_put_there_at_last() -> None:
