@@ -156,7 +156,8 @@ def _in_order(scenes: list[StoryScene], count: int) -> list[StoryScene]:
 
 def _with_said_motions(scene: StoryScene, sentences: list[str], words: Words) -> StoryScene:
     """A scene to which the model gave no motion has those that its sentences say in the bundle's own words."""
-    told = " ".join(sentences[n - 1] for n in scene.sentences if not NEGATION.search(sentences[n - 1]))
+    clauses = re.split(r"[;:]|,? but ", " ".join(sentences[n - 1] for n in scene.sentences))
+    told = " . ".join(clause for clause in clauses if not NEGATION.search(clause))
     if scene.motions or not (said := said_motions(told, motions_of(words) or ())):
         return scene
     return scene.model_copy(update={"motions": said[:MAX_REGIONS]})
