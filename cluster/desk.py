@@ -35,7 +35,7 @@ class Desk:
         self.pool = Pool(device, self.board.schedule, self.board.times, context.get_actor_id(), worker)
         self.telemetry = Telemetry()
         self.ended: dict[str, str] = {}  # job key -> why its processes were ended
-        self.awake = asyncio.Event()
+        self.awake, self.opening = asyncio.Event(), asyncio.Lock()
         self.loop: asyncio.Task[None] | None = None
 
     async def _run(self) -> None:
@@ -50,17 +50,20 @@ class Desk:
 
     async def open(self) -> None:
         """Takes the storage and goes on with the films in its journal. Raises InputError when another has it."""
-        if self.loop is None:
+        async with self.opening:  # a call that Ray sends again must find no place before the old ones are cleared
+            if self.loop is not None:
+                return
             self.lease.acquire()
+            if not self.pool.workers:
+                await asyncio.to_thread(self.pool.places.clear)
             self.loop = asyncio.create_task(self._run())
             self.loop.add_done_callback(self._loop_ended)
             asked = self.journal.open_films()
             for entry in asked:
                 self.board.ask(entry)
-            await asyncio.to_thread(self.pool.places.clear)
-            most = max((min(e.workers, e.request.workers) for e in asked), default=0)
-            await self.pool.grow(most, self.board.together)
-            self.awake.set()
+        most = max((min(e.workers, e.request.workers) for e in asked), default=0)
+        await self.pool.grow(most, self.board.together)
+        self.awake.set()
 
     async def submit(self, request: FilmRequest, workers: int, priority: int = 0) -> str:
         """Takes a film on (again), with up to `workers` workers; returns its key. Higher priorities come first."""

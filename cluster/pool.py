@@ -91,7 +91,11 @@ class Pool:
         except InputError as error:
             self.why_not_more = str(error)
             logger.warning("%s", error)
-        self._growing = None
+        except Exception:  # a GCS that is away, say: it is tried again
+            logger.exception("growing to %d workers", size)
+            await asyncio.sleep(1)
+        finally:
+            self._growing = None
         awake.set()
 
     def _create(self, count: int, together: int) -> list[str]:
@@ -122,7 +126,7 @@ class Pool:
         while time.monotonic() < deadline:
             try:
                 return Holds(*await asyncio.wait_for(self.workers[name].where.remote(), deadline - time.monotonic()))
-            except ray.exceptions.RayActorError:
+            except ray.exceptions.RayError:  # it is being started again, or has no place at the moment
                 await asyncio.sleep(0.2)
         raise TimeoutError(name)
 
