@@ -79,7 +79,8 @@ def test_what_is_said_in_a_motions_own_words_is_that_motion() -> None:
 
 
 def test_a_motion_that_the_model_did_not_hear_makes_a_scene() -> None:
-    words, sentences = load_bundle("miniature").words, ["A lion did not fall; it stood still.", "It did not dance.", "A fox jumped."]
+    words = load_bundle("miniature").words
+    sentences = ["A lion did not fall; it stood still.", "It did not dance.", "A fox jumped."]
     answers = [
         StoryScene(sentences=[n], place="city", motions=m) for n, m in enumerate([[], [], ["jumps up and down"]], 1)
     ]
