@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 
+from actors.orphans import end_with_node
 from engine.models import load_bundle
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Index:
     """Ray brings it back when its process dies; what it was filling is then begun again, and nothing is there twice."""
 
     def __init__(self) -> None:
+        end_with_node()
         self.library: Library | None = None
         self.holds: tuple[str, str] | None = None  # its bundle and URL
         os.nice(NICENESS)

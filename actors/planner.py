@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 
+from actors.orphans import end_with_node
 from engine.errors import InputError
 from engine.models import Bundle, PlannerModel, load_bundle
 from engine.plan import dump_plan
@@ -51,6 +52,7 @@ class Planner:
     """
 
     def __init__(self) -> None:
+        end_with_node()
         self.chat: VllmChat | None = None
         self.holds: tuple[str, PlannerModel | None] = ("", None)  # the bundle's name, its language model
         self.loading = asyncio.Lock()

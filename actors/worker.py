@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import ray
 
+from actors.orphans import end_with_node
 from engine.models import Bundle, PriorSettings, load_bundle
 from engine.plan import Scene
 from engine.settings import ExecutionPlan, RenderSettings
@@ -87,6 +88,7 @@ class Worker:
     """
 
     def __init__(self, device: str) -> None:
+        end_with_node()
         self.device = device
         self.model: VideoModel | None = None
         self.holds: tuple[str, str] | None = None  # its fingerprint and dtype

@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from actors.orphans import end_with_node
 from cluster.attempt import end_processes
 from cluster.board import Board, UnderWay
 from cluster.films import FilmRequest, Job
@@ -27,6 +28,7 @@ class Desk:
     """`progress` is for workers, `close` for who made the studio, all else for clients. The loop is the studio's."""
 
     def __init__(self, storage: str, device: str, worker: str = WORKER) -> None:
+        end_with_node()
         context = ray.get_runtime_context()
         self.me = context.current_actor
         self.store = Store(storage)
