@@ -29,7 +29,7 @@ else
 fi
 command -v git >/dev/null || miss "git" "Install it (Debian and Ubuntu: apt-get install git)."
 command -v make >/dev/null || miss "make" "Install it (Debian and Ubuntu: apt-get install make)."
-# torch and DeepSpeed call the compiler by the name c++ or g++.
+# torch calls the compiler by the name c++ or g++.
 command -v c++ >/dev/null || command -v g++ >/dev/null ||
     miss "a C++ compiler (c++ or g++)" "Install one (Debian and Ubuntu: apt-get install g++)."
 [ "$missing" = 0 ] && echo "$python"

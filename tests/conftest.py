@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
 from cluster.films import FilmRequest
 from cluster.store import Store
@@ -16,16 +18,20 @@ from engine.settings import ExecutionPlan, RenderSettings
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
+OWN_CLUSTERS = ("test_chaos.py", "test_pretrain.py", "test_orphans.py")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist's own, which reads the groups, would otherwise come first
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class OneRay(LoadScopeScheduling):
     """Of two processes (make test) one has all tests that may start Ray or the language model, so that each starts
-    once; what runs a cluster in processes of its own, and a file's other tests, are for whichever is free."""
-    for item in items:
-        folder = item.path.relative_to(ROOT / "tests").parts[0]
-        alone = folder == "engine" or item.get_closest_marker("own_ray")
-        item.add_marker(pytest.mark.xdist_group(item.path.name if alone else "one Ray"))
+    once; files that start no Ray, or clusters in processes of their own, are for whichever is free."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = Path(nodeid.split("::")[0])
+        return file.name if file.parent.name == "engine" or file.name in OWN_CLUSTERS else "one Ray"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay:
+    return OneRay(config, log)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -25,7 +25,6 @@ with ray_cluster(None, workers):
 """
 
 
-@pytest.mark.own_ray
 @pytest.mark.cluster
 def test_two_workers_train_and_one_goes_on(tmp_path: Path) -> None:
     source = ROOT / "engine" / "miniature"
