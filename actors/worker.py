@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -107,9 +106,9 @@ class Worker:
 
     def address(self) -> str:
         """Where this worker can listen for the others of a scene: host:port, free just now."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return f"{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
+        from engine.groups import free_address
+
+        return free_address(ray.util.get_node_ip_address())
 
     def render(self, job: SceneTask, delivery: Delivery, rank: int = 0, address: str = "") -> None:
         """Makes one scene, as member `rank` of its workers. Member 0 hands over latents.safetensors and clip.mp4, with

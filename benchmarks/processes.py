@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
+
+from engine.groups import free_address
 
 
 class Member(Protocol):
@@ -40,9 +41,7 @@ def start(count: int, make: Callable[[], Member], gpus: bool = False) -> list[An
 
 def together(connections: Sequence[Any], job: Any) -> list[Any]:
     """The job, which has `rank` and `address`, by all of these; what each gave."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     for rank, connection in enumerate(connections):
         connection.send(job._replace(rank=rank, address=address))
     return [connection.recv() for connection in connections]

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import random
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -28,7 +30,20 @@ class Ranks(NamedTuple):
 
 
 ALONE = Ranks()
+PORTS = range(20_000, 32_000)  # below those that connections are given, and above those of Ray's workers
 TIMEOUT = timedelta(seconds=60)  # of any exchange; a member that is gone is noticed after so long
+
+
+def free_address(host: str = "127.0.0.1") -> str:
+    """host:port at which nobody listens just now. Raises OSError when there is none."""
+    for port in random.SystemRandom().sample(PORTS, 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+        return f"{host}:{port}"
+    raise OSError(f"{host}: no free port was found in {PORTS.start}..{PORTS.stop - 1}")
 
 
 @contextmanager

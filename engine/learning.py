@@ -10,7 +10,6 @@ Invariants:
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -22,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from engine.groups import ALONE, Ranks, process_group
+from engine.groups import ALONE, Ranks, free_address, process_group
 from engine.lora import Kind, LoraBank, Weights, adapted_layers
 from engine.models import PriorSettings
 from engine.scene import noise_generator
@@ -172,7 +171,7 @@ def deepspeed_engine(
     ZeRO stage 0: an adapter's moments are small, and every worker keeps them all, so that each can be saved and clipped
     by itself.
     """
-    with process_group(ranks.rank, ranks.world_size, ranks.address or _free_address(), device):
+    with process_group(ranks.rank, ranks.world_size, ranks.address or free_address(), device):
         import deepspeed
         from deepspeed.utils import logger
 
@@ -403,9 +402,3 @@ def _pick(examples: Examples, batch: int, source: torch.Generator) -> list[int]:
 def _seeds(share: int, sources: Sequence[torch.Generator]) -> list[int]:
     """Dropout's, for each sample of each prior."""
     return [seed for source in sources for seed in torch.randint(2**31, (share,), generator=source).tolist()]
-
-
-def _free_address() -> str:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{s.getsockname()[1]}"

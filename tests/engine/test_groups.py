@@ -9,11 +9,10 @@ import sys
 from tests.conftest import ROOT
 
 CODE = """
-from engine.groups import process_group
-from engine.learning import _free_address
+from engine.groups import free_address, process_group
 import torch.distributed
 for _ in range(2):
-    with process_group(0, 1, _free_address()):
+    with process_group(0, 1, free_address()):
         assert torch.distributed.get_world_size() == 1
     assert not torch.distributed.is_initialized()
 """

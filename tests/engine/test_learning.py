@@ -15,7 +15,7 @@ from engine import learning
 from engine.adapters import region_loras
 from engine.encodings import Encodings, Shelf
 from engine.errors import InputError
-from engine.groups import Ranks
+from engine.groups import Ranks, free_address
 from engine.lora import LoraBank, adapted_layers, load_lora, save_lora
 from engine.plan import Box, Region, Scene
 from engine.priors import Portrait, Prior, learn_motion, learn_motions, learn_subject, learn_subjects
@@ -243,7 +243,7 @@ def _member(rank: int, addresses: list[str], results: multiprocessing.Queue) -> 
 def test_two_workers_learn_one_prior_and_go_on_after_a_death() -> None:
     """Each has its share of the clips; both end with the same weights. If one has lost its save, both begin anew."""
     context = multiprocessing.get_context("spawn")
-    results, addresses = context.Queue(), [learning._free_address() for _ in range(4)]
+    results, addresses = context.Queue(), [free_address() for _ in range(4)]
     members = [context.Process(target=_member, args=(rank, addresses, results), daemon=True) for rank in range(2)]
     for member in members:
         member.start()

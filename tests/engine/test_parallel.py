@@ -7,7 +7,6 @@ import math
 import multiprocessing
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -24,6 +23,7 @@ from peft import LoraConfig
 
 from engine.adapters import region_loras
 from engine.errors import InputError
+from engine.groups import free_address
 from engine.miniature.settings import LATENT_CHANNELS
 from engine.models import load_bundle
 from engine.parallel import ALONE, SequenceParallel, parallel_scene
@@ -126,12 +126,6 @@ class Job:
         return region_loras(model.transformer, masks, sequence)
 
 
-def _free_address() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
-
-
 def _serve(connection) -> None:
     torch.set_num_threads(1)
     while job := connection.recv():
@@ -174,7 +168,7 @@ class Processes:
 
     def scene(self, kind: str, guidance: int = 1, ulysses: int = 1, changes: dict[int, dict] | None = None, **common):
         """A scene by guidance * ulysses members; `changes`: what is otherwise with one of them."""
-        address = _free_address()
+        address = free_address()
         jobs = [Job(kind, guidance, ulysses, rank, address, **common) for rank in range(guidance * ulysses)]
         return self.run([replace(job, **(changes or {}).get(job.rank, {})) for job in jobs])
 
@@ -250,7 +244,7 @@ def test_a_member_that_dies_is_noticed(processes) -> None:
 
 
 def test_a_member_that_never_comes_is_noticed(processes) -> None:
-    alone = processes.run([Job("odd", 2, 1, 0, _free_address(), timeout=1)])
+    alone = processes.run([Job("odd", 2, 1, 0, free_address(), timeout=1)])
     assert isinstance(alone[0], RuntimeError)
     assert _difference(processes.alone("odd")["latents"], processes.scene("odd", 2)[0]["latents"]) <= BOUND
 
