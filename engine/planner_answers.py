@@ -67,7 +67,8 @@ def check_motions(scene: Scene, place: str, words: Words | None, characters: lis
     if not missing:
         return
     reason = f"the narration says {missing[0]!r}, and no region does it"
-    if len({region.entity for region in scene.regions}) > 1 or len(said) > KEYFRAMES // MIN_KEYFRAMES:
+    shown = {region.entity for region in scene.regions}
+    if len(shown) != 1 or NONE in shown or len(said) > KEYFRAMES // MIN_KEYFRAMES:
         raise Repairable(reason, scene, "left as it is")
     entity, boxes = scene.regions[0].entity, {k: box for region in scene.regions for k, box in region.boxes.items()}
     where, many = stage_phrases(words, place)[0], KEYFRAMES // len(said)
@@ -115,7 +116,7 @@ def check_together(scene: Scene, place: str, before: str, words: Words, characte
     another: who was named last is put beside the one, and does the same."""
     told = " ".join(s for s in split_sentences(scene.narration) if not NEGATION.search(s))
     shown = {region.entity for region in scene.regions}
-    if len(shown) != 1 or not SEVERAL.search(told):
+    if len(shown) != 1 or NONE in shown or not SEVERAL.search(told):
         return
     others = [name for name in named_of(entities_of(words, characters) or (), f"{before} {told}") if name not in shown]
     if not others:

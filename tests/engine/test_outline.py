@@ -139,6 +139,8 @@ def test_who_is_alone_does_what_is_said_one_after_the_other() -> None:
     ]  # fmt: skip
     two = _scene("In the snow the chick is dancing beside the owl.", "chick", "owl")
     assert len(_repaired(lambda: check_motions(two, "snow", words, []), "says 'dances'")) == 2
+    nobody = _scene("In the snow the chick is dancing.")
+    assert _repaired(lambda: check_motions(nobody, "snow", words, []), "says 'dances'") == []
     check_motions(_scene("The chick does not dance.", "chick"), "snow", words, [])
     check_motions(_scene("The chick stood still.", "chick"), "snow", words, [])
 
