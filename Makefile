@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 
 INSTALL = PYTHON='$(PYTHON)' VENV='$(VENV)' TORCH_INDEX='$(TORCH_INDEX)' bash requirements/install.sh
 BIN = $(VENV)/bin
-# Two processes: tests that need Ray in one, the others beside them (tests/conftest.py).
+# Two processes; each starts Ray once for all tests that take it (tests/conftest.py).
 SIDE_BY_SIDE = -n 2
 
 .PHONY: help check install install-test film serve gpu-check test test-long lint lock clean

@@ -1,6 +1,6 @@
 """Scenes per minute of the whole engine, against one process per scene and against a bare loop without Ray.
 
-    python -m benchmarks.throughput [--films 3] [--steps N] [--no-prior]
+    python -m benchmarks.throughput [--films 3] [--steps N] [--learn none|one|all] [--sample N]
 
 The same plans, seeds, steps, dtype and priors in all of them:
 - engine: one studio with two workers; cold = from nothing to the last film, warm = workers and priors are there, and
@@ -10,19 +10,23 @@ The same plans, seeds, steps, dtype and priors in all of them:
 - vs_process_with_stored_priors: the same with more mercy: each prior is learned once, by a process of its own, before
   the scenes (cold), or lies on disk already (warm);
 - vs_bare_loop: the better of one process with two threads and two processes with one, everything loaded, no Ray.
-predicted_2b_h100 is no measurement: the same films with CogVideoX-2B on eight H100s by the cost model.
+`--learn`: how many scenes of each film show a motion that must be learned: none, the last one, or all, as in the paper,
+where every motion is learned (six motions, the same in every film). `--sample N`: only the first N scenes are made by
+processes of their own, which know nothing of each other, and their seconds stand for all scenes. predicted_2b_h100 is no measurement: the same films with CogVideoX-2B on eight H100s by the cost model.
 The last line is one JSON object; "seconds" has start-up, priors and denoising apart.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +36,7 @@ from cluster.films import FilmRequest, PriorJob, SceneJob, request_of
 from cluster.store import Store
 from engine.cost import COGVIDEOX_2B, H100, prior_cost, scene_cost
 from engine.models import load_bundle
-from engine.plan import Region, load_plan
+from engine.plan import Region, Scene, load_plan
 from engine.settings import ExecutionPlan, RenderSettings
 
 if TYPE_CHECKING:
@@ -44,19 +48,28 @@ NEW_MOTION = "zigzags across"
 H100S, LOAD_S = 8, 30.0  # assumed: a process imports, reads 14 GB of 2B and T5, and moves them to its GPU
 
 
-def requests(store: Store, films: int, first_seed: int, steps: int | None, learn: bool) -> list[FilmRequest]:
-    """Films of the example's plan with different seeds; the last actor of each does a motion that must be learned."""
+class Learn(StrEnum):
+    """Which scenes of a film show a motion that must be learned."""
+
+    none = "none"
+    one = "one"
+    all = "all"
+
+
+def requests(store: Store, films: int, first_seed: int, steps: int | None, learn: Learn) -> list[FilmRequest]:
+    """Films of the example's plan with different seeds; the first actor of the last scene, or of each, does a motion
+    that must be learned."""
     bundle = load_bundle("miniature")
+    assert bundle.words
     plan = load_plan(PLAN)
-    if learn:
-        last = plan.scenes[-1]
-        old = last.regions[0]
-        new = Region(
-            entity=old.entity, motion=NEW_MOTION, caption=f"a {old.entity} {NEW_MOTION} in the snow",
-            boxes={"1-6": [0.0, 0.04, 1.0, 0.98]},
-        )  # fmt: skip
-        scenes = (*plan.scenes[:-1], last.model_copy(update={"regions": (new,)}))
-        plan = plan.model_copy(update={"scenes": scenes})
+    motions = itertools.cycle(bundle.words.library_motions if learn == Learn.all else [NEW_MOTION])
+    scenes = [
+        learning(scene, next(motions))
+        if learn == Learn.all or (learn == Learn.one and n == len(plan.scenes))
+        else scene
+        for n, scene in enumerate(plan.scenes, 1)
+    ]
+    plan = plan.model_copy(update={"scenes": tuple(scenes)})
     settings = RenderSettings(
         num_inference_steps=steps or bundle.num_inference_steps, guidance_scale=bundle.guidance_scale
     )
@@ -67,7 +80,17 @@ def requests(store: Store, films: int, first_seed: int, steps: int | None, learn
     ]
 
 
-def engine(folder: Path, films: int, steps: int | None, learn: bool) -> dict[str, float]:
+def learning(scene: Scene, motion: str) -> Scene:
+    """The scene with its first actor alone, all over the picture, in a motion that the model does not know."""
+    actor = scene.regions[0].entity
+    region = Region(
+        entity=actor, motion=motion, caption=f"a {actor} {motion} in {scene.background}",
+        boxes={"1-6": [0.0, 0.04, 1.0, 0.98]},
+    )  # fmt: skip
+    return scene.model_copy(update={"regions": (region,)})
+
+
+def engine(folder: Path, films: int, steps: int | None, learn: Learn) -> dict[str, float]:
     """Seconds of a cold and of a warm run, and of their parts."""
     from cluster.client import close_studio, make_films, open_studio
     from cluster.local import ray_cluster
@@ -204,13 +227,13 @@ def loop(threads: int, folder: str) -> None:
     print("done", flush=True)
 
 
-def predicted_2b_h100(films: int, scenes: int, using: int) -> dict[str, Any]:
-    """By the cost model: scenes of one caption, 50 steps, in films of which `using` scenes in all need one motion prior
-    of 500 steps. Workers are kept busy; a process needs LOAD_S to begin."""
+def predicted_2b_h100(films: int, scenes: int, using: int, priors: int) -> dict[str, Any]:
+    """By the cost model: scenes of one caption, 50 steps, in films of which `using` scenes in all need one of so many
+    motion priors of 500 steps. Workers are kept busy; a process needs LOAD_S to begin."""
     scene = scene_cost(COGVIDEOX_2B, 1, 50, H100).seconds
     prior = prior_cost(COGVIDEOX_2B, 500, 1, H100).seconds
     count = films * scenes
-    warm, cold = count * scene, count * scene + prior
+    warm, cold = count * scene, count * scene + priors * prior
     alone = count * (LOAD_S + scene)
     return {
         "gpus": H100S, "load_s": LOAD_S, "scene_s": round(scene, 1), "prior_s": round(prior),
@@ -218,7 +241,9 @@ def predicted_2b_h100(films: int, scenes: int, using: int) -> dict[str, Any]:
         "vs_process_per_scene": {
             "cold": round((alone + using * prior) / cold, 2), "warm": round((alone + using * prior) / warm, 2)
         },
-        "vs_process_with_stored_priors": {"cold": round((alone + prior) / cold, 2), "warm": round(alone / warm, 2)},
+        "vs_process_with_stored_priors": {
+            "cold": round((alone + priors * prior) / cold, 2), "warm": round(alone / warm, 2)
+        },
     }  # fmt: skip
 
 
@@ -226,7 +251,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--films", type=int, default=3)
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--no-prior", action="store_true", help="known motions only")
+    parser.add_argument("--learn", type=Learn, choices=list(Learn), default=Learn.one)
+    parser.add_argument("--sample", type=int, help="scenes that are really made by a process of their own; all if none")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--loop", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -237,10 +263,9 @@ def main() -> None:
         return loop(options.loop, options.folder)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        learn = not options.no_prior
         with console.status("the engine, cold and warm ..."):
-            ours = engine(folder, options.films, options.steps, learn)
-        asked = requests(Store(temporary), options.films, 0, options.steps, learn)
+            ours = engine(folder, options.films, options.steps, options.learn)
+        asked = requests(Store(temporary), options.films, 0, options.steps, options.learn)
         films = [request.film(request.plan) for request in asked]
         jobs = [job for film in films for job in film.scenes]
         by_key = {job.key: job.model_dump(mode="json") for film in films for job in film.priors}
@@ -249,16 +274,19 @@ def main() -> None:
             for job in jobs
         ]
         stored = [json.dumps({"scene": job.model_dump(mode="json"), "priors": {}}) for job in jobs]
-        with console.status(f"one process for each of {len(jobs)} scenes, two at a time ..."):
-            forgetful = two_at_a_time(alone, folder)
-            learning = two_at_a_time([json.dumps(prior) for prior in by_key.values()], folder)
-            each = two_at_a_time(stored, folder)
+        some = min(options.sample or len(jobs), len(jobs))
+        with console.status(f"one process for each of {some} scenes, two at a time ..."):
+            forgetful = two_at_a_time(alone[:some], folder) * len(jobs) / some
+            prior_s = two_at_a_time([json.dumps(prior) for prior in by_key.values()], folder)
+            each = two_at_a_time(stored[:some], folder) * len(jobs) / some
         scenes = [job.model_dump_json() for job in jobs]
         with console.status("the bare loop ..."):
             bare = min(bare_loop(scenes, folder, 1), bare_loop(scenes, folder, 2))
     count = len(scenes)
     result = {
         "scenes": count,
+        "learn": options.learn,
+        "sample": some,
         "scenes_per_minute": round(60 * count / ours["warm"], 2),
         "scenes_per_minute_cold": round(60 * count / ours["cold"], 2),
         "vs_process_per_scene": {
@@ -266,18 +294,18 @@ def main() -> None:
             "warm": round(forgetful / ours["warm"], 2),
         },
         "vs_process_with_stored_priors": {
-            "cold": round((learning + each) / ours["cold"], 2),
+            "cold": round((prior_s + each) / ours["cold"], 2),
             "warm": round(each / ours["warm"], 2),
         },
         "vs_bare_loop": round(bare / ours["warm"], 3),
         "seconds": {
             "engine": {key: round(value, 1) for key, value in ours.items()},
             "process_per_scene": round(forgetful, 1),
-            "process_with_stored_priors": {"priors": round(learning, 1), "scenes": round(each, 1)},
+            "process_with_stored_priors": {"priors": round(prior_s, 1), "scenes": round(each, 1)},
             "bare_loop": round(bare, 1),
         },
         "predicted_2b_h100": predicted_2b_h100(
-            options.films, len(jobs) // options.films, sum(len(job.priors) for job in jobs)
+            options.films, len(jobs) // options.films, sum(len(job.priors) for job in jobs), len(by_key)
         ),
     }
     print(json.dumps(result))

@@ -18,20 +18,26 @@ from engine.settings import ExecutionPlan, RenderSettings
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
-OWN_CLUSTERS = ("test_chaos.py", "test_pretrain.py", "test_orphans.py")
+# Files whose tests take Ray's fixtures: one process starts Ray and the language model for the first, another a Ray for
+# the second. The others take no Ray, or clusters in processes of their own.
+WITH_LANGUAGE_MODEL = ("actors/planner", "actors/openai_chat", "actors/index", "cluster/story", "serving/api")
+WITH_RAY = (
+    "cluster/studio", "cluster/broken", "cluster/telemetry", "cluster/ingest", "cluster/places", "cluster/autoscaling",
+    "serving/library", "serving/render",
+)  # fmt: skip
 
 
-class OneRay(LoadScopeScheduling):
-    """Of two processes (make test) one has all tests that may start Ray or the language model, so that each starts
-    once; files that start no Ray, or clusters in processes of their own, are for whichever is free."""
+class FewRays(LoadScopeScheduling):
+    """Of two processes (make test) each starts Ray once at most, and one the language model."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = Path(nodeid.split("::")[0])
-        return file.name if file.parent.name == "engine" or file.name in OWN_CLUSTERS else "one Ray"
+        name = nodeid.split("::")[0].removeprefix("tests/").removesuffix(".py").replace("test_", "")
+        kinds = {"Ray and the language model": WITH_LANGUAGE_MODEL, "Ray": WITH_RAY}
+        return next((kind for kind, names in kinds.items() if name in names), name)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay:
-    return OneRay(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FewRays:
+    return FewRays(config, log)
 
 
 @pytest.fixture(autouse=True, scope="session")

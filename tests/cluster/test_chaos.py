@@ -91,7 +91,6 @@ def _assert_nothing_lost(found: dict, kills: int, films: int) -> None:
     assert found["lost"] == found["left_over_processes"] == 0
 
 
-@pytest.mark.long
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
 def test_eight_kills() -> None:
