@@ -12,7 +12,8 @@ The same plans, seeds, steps, dtype and priors in all of them:
 - vs_bare_loop: the better of one process with two threads and two processes with one, everything loaded, no Ray.
 `--learn`: how many scenes of each film show a motion that must be learned: none, the last one, or all, as in the paper,
 where every motion is learned (six motions, the same in every film). `--sample N`: only the first N scenes are made by
-processes of their own, which know nothing of each other, and their seconds stand for all scenes. predicted_2b_h100 is no measurement: the same films with CogVideoX-2B on eight H100s by the cost model.
+processes of their own, which know nothing of each other, and their seconds stand for all scenes.
+predicted_2b_h100 is no measurement: the same films with CogVideoX-2B on eight H100s by the cost model.
 The last line is one JSON object; "seconds" has start-up, priors and denoising apart.
 """
 
