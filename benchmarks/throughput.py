@@ -11,8 +11,8 @@ The same plans, seeds, steps, dtype and priors in all of them:
   the scenes (cold), or lies on disk already (warm);
 - vs_bare_loop: the better of one process with two threads and two processes with one, everything loaded, no Ray.
 `--learn`: how many scenes of each film show a motion that must be learned: none, the last one, or all, as in the paper,
-where every motion is learned (six motions, the same in every film). `--sample N`: only the first N scenes are made by
-processes of their own, which know nothing of each other, and their seconds stand for all scenes.
+where every motion is learned (six motions, the same in every film). The engine makes all scenes; with `--sample N` the
+others make the first N, and learn N priors, whose seconds stand for all: what they do knows nothing of what they did.
 predicted_2b_h100 is no measurement: the same films with CogVideoX-2B on eight H100s by the cost model.
 The last line is one JSON object; "seconds" has start-up, priors and denoising apart.
 """
@@ -253,11 +253,13 @@ def main() -> None:
     parser.add_argument("--films", type=int, default=3)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--learn", type=Learn, choices=list(Learn), default=Learn.one)
-    parser.add_argument("--sample", type=int, help="scenes that are really made by a process of their own; all if none")
+    parser.add_argument("--sample", type=int, help="scenes that the others make; all if not given")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--loop", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.sample and options.learn == Learn.one:
+        parser.error("--sample: with --learn one the scenes are not alike; use --learn all or none")
     if options.child:
         return child(options.child, options.folder)
     if options.loop:
@@ -278,12 +280,13 @@ def main() -> None:
         some = min(options.sample or len(jobs), len(jobs))
         with console.status(f"one process for each of {some} scenes, two at a time ..."):
             forgetful = two_at_a_time(alone[:some], folder) * len(jobs) / some
-            prior_s = two_at_a_time([json.dumps(prior) for prior in by_key.values()], folder)
+            priors = [json.dumps(prior) for prior in by_key.values()]
+            prior_s = two_at_a_time(priors[:some], folder) * max(len(priors) / some, 1)
             each = two_at_a_time(stored[:some], folder) * len(jobs) / some
-        scenes = [job.model_dump_json() for job in jobs]
+        scenes = [job.model_dump_json() for job in jobs[:some]]
         with console.status("the bare loop ..."):
-            bare = min(bare_loop(scenes, folder, 1), bare_loop(scenes, folder, 2))
-    count = len(scenes)
+            bare = min(bare_loop(scenes, folder, 1), bare_loop(scenes, folder, 2)) * len(jobs) / some
+    count = len(jobs)
     result = {
         "scenes": count,
         "learn": options.learn,
