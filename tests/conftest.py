@@ -18,6 +18,7 @@ from engine.settings import ExecutionPlan, RenderSettings
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
+LONGEST = ("Ray and the language model", "Ray", "cluster/chaos", "cluster/pretrain")  # in minutes: 8, 8, 4, 2
 # Files whose tests take Ray's fixtures: one process starts Ray and the language model for the first, another a Ray for
 # the second. The others take no Ray, or clusters in processes of their own.
 WITH_LANGUAGE_MODEL = ("actors/planner", "actors/openai_chat", "actors/index", "cluster/story", "serving/api")
@@ -28,15 +29,25 @@ WITH_RAY = (
 
 
 class FewRays(LoadScopeScheduling):
-    """Of two processes (make test) each starts Ray once at most, and one the language model."""
+    """Of two processes (make test) each starts Ray once at most, and one the language model. What takes longest comes
+    first, so that neither waits for the other at the end."""
 
     def _split_scope(self, nodeid: str) -> str:
-        name = nodeid.split("::")[0].removeprefix("tests/").removesuffix(".py").replace("test_", "")
-        kinds = {"Ray and the language model": WITH_LANGUAGE_MODEL, "Ray": WITH_RAY}
-        return next((kind for kind, names in kinds.items() if name in names), name)
+        return _scope(nodeid)
+
+
+def _scope(nodeid: str) -> str:
+    name = nodeid.split("::")[0].removeprefix("tests/").removesuffix(".py").replace("test_", "")
+    kinds = {LONGEST[0]: WITH_LANGUAGE_MODEL, LONGEST[1]: WITH_RAY}
+    return next((kind for kind, names in kinds.items() if name in names), name)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: (*LONGEST, _scope(item.nodeid)).index(_scope(item.nodeid)))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FewRays:
+    config.option.loadscopereorder = False
     return FewRays(config, log)
 
 
