@@ -19,7 +19,8 @@ from cluster.store import Store
 from cluster.studio import Studio
 from engine.errors import InputError
 
-POLL_S = 0.2
+POLL_S, POLL_MOST_S = 0.2, 1.0
+POLL_REST = 10.0  # times as long as an answer took: it tells of every scene
 UNFINISHED = ("running", "paused")
 Watch = Callable[[list[dict[str, Any]]], None]
 
@@ -67,11 +68,12 @@ def make_films(
     head = Head(address)
     keys = [head.get(studio.submit.remote(request, workers, priority)) for request in requests]
     while True:
+        asked = time.monotonic()
         states = head.get(studio.status.remote(keys))
         watch(states)
         if all(state["state"] not in UNFINISHED for state in states):
             break
-        time.sleep(POLL_S)
+        time.sleep(min(max(POLL_S, POLL_REST * (time.monotonic() - asked)), POLL_MOST_S))
     failed = [state["error"] or "a film was cancelled" for state in states if state["state"] != "done"]
     if failed:
         raise FilmFailed("; ".join(failed))

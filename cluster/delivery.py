@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # the studio needs no torch
     from engine.encodings import Shelf
     from engine.unfinished import Saves
 
-REPORT_S = 0.5  # steps that follow sooner are not told: a studio of many workers would do little else
+REPORT_S = 1.0  # steps that follow sooner are not told: a studio of many workers would do little else
 
 
 class Delivery:

@@ -81,6 +81,7 @@ class Desk:
         self.awake.set()
         return request.key
 
+    @ray.method(enable_task_events=False)
     async def status(self, keys: list[str]) -> list[dict[str, Any]]:
         """For each film what `Board.status` says."""
         await self.open()
@@ -125,6 +126,7 @@ class Desk:
         self.journal.ask(self.board.asked[key])
         self.awake.set()
 
+    @ray.method(enable_task_events=False)  # Ray would keep a record of every call
     async def progress(self, job_key: str, step: int, total: int) -> None:
         self.board.steps[job_key] = step, total
         self.watch.progress(job_key, step, total)
@@ -144,6 +146,7 @@ class Desk:
         self.journal.ended(attempt, why, freed and time.time() - (time.monotonic() - freed))
         self.telemetry.ended(job, films, under_way.workers, time.time() - attempt.start, why)
 
+    @ray.method(enable_task_events=False)
     async def hand_back(self, job_key: str) -> None:
         """A job's workers can be given another while its result is decoded, encoded and stored."""
         for under_way in self.board.under_way.values():
