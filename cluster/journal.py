@@ -175,10 +175,10 @@ class Journal:
         return [f"{FILMS}/{name}" for name in self.store.list(FILMS) if name.startswith(request)]
 
     def _add_later(self, place: str, entry: Entry) -> None:
-        self._last = self._writer.submit(self._add, place, entry)
+        self._last = self._writer.submit(self._add, place, entry, False)
 
-    def _add(self, place: str, entry: Entry) -> None:
-        self.store.write_new(f"{place}{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json", _seal(entry))
+    def _add(self, place: str, entry: Entry, synced: bool = True) -> None:
+        self.store.write_new(f"{place}{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json", _seal(entry), synced)
 
     def _read(self, names: list[str], model: type[E]) -> list[E]:
         """These entries, in order. What is damaged counts as never written."""

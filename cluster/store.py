@@ -75,12 +75,12 @@ class Store:
         else:
             self._patiently(lambda: self.fs.pipe_file(f"{self.root}/{name}", data))
 
-    def write_new(self, name: str, data: bytes) -> bool:
+    def write_new(self, name: str, data: bytes, synced: bool = True) -> bool:
         """Like write, but False and no change when the object is there already: of two writers of different data one
-        wins. A claim therefore names its writer."""
+        wins. A claim therefore names its writer. Not `synced`: a power failure may cost it."""
         try:
             if self.local:
-                self._patiently(lambda: self._write_file(name, data, os.link))
+                self._patiently(lambda: self._write_file(name, data, os.link, synced))
             else:
                 self._patiently(lambda: self.fs.pipe_file(f"{self.root}/{name}", data, mode="create"))
         except OSError as error:
@@ -91,19 +91,22 @@ class Store:
             )  # by ourselves, when the answer to an earlier try was lost
         return True
 
-    def _write_file(self, name: str, data: bytes, publish: Callable[[Path, Path], Any]) -> None:
-        """Writes beside the target; `publish` makes it appear. Both are on the disk before this returns."""
+    def _write_file(self, name: str, data: bytes, publish: Callable[[Path, Path], Any], synced: bool = True) -> None:
+        """Writes beside the target; `publish` makes it appear. Both are on disk before this returns, if `synced`."""
         target = Path(self.root, name)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         try:
             with partial.open("wb") as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+                if synced:
+                    file.flush()
+                    os.fsync(file.fileno())
             publish(partial, target)
         finally:
             partial.unlink(missing_ok=True)
+        if not synced:
+            return
         folder = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -88,7 +88,7 @@ def test_no_object_is_written_twice(journal: Journal, monkeypatch) -> None:
     """S3 has no append, and a second write of the same object could lose the first."""
     seen: list[str] = []
     write = Store.write_new
-    monkeypatch.setattr(Store, "write_new", lambda store, name, data: seen.append(name) or write(store, name, data))
+    monkeypatch.setattr(Store, "write_new", lambda store, name, *what: seen.append(name) or write(store, name, *what))
     for _ in range(3):
         journal.ask(_asked())
         journal.ended(journal.started(_asked().request.film(_asked().request.plan).scenes[0]))
