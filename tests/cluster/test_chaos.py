@@ -94,9 +94,10 @@ def _assert_nothing_lost(found: dict, kills: int, films: int) -> None:
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
 def test_eight_kills() -> None:
-    """Of the kinds that are quick, several in each film; 50 kills have all of them (a planner takes minutes)."""
-    kinds = ",".join(kind for kind in KINDS if kind not in OF_THEIR_OWN)
-    _assert_nothing_lost(_chaos("--kills", "8", "--seed", "3", "--kinds", kinds, "--per-film", "4"), 8, 2)
+    """Of the kinds that are quick, several in each film; 50 kills have all of them (until a head that is gone is given
+    up, and for a planner, it takes a minute or more)."""
+    kinds = ",".join(kind for kind in KINDS if kind not in (*OF_THEIR_OWN, "all"))
+    _assert_nothing_lost(_chaos("--kills", "8", "--seed", "7", "--kinds", kinds, "--per-film", "4"), 8, 2)
 
 
 @pytest.mark.long
