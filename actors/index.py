@@ -13,7 +13,7 @@ from engine.models import load_bundle
 if TYPE_CHECKING:
     from engine.library import Library
 
-NICENESS = 10  # like a CPU worker's: filling must not slow HTTP and the studio
+NICENESS = 5  # filling must not slow HTTP and the studio; but priors wait for it, so it goes before CPU workers
 
 
 class ClipsTask(Protocol):
