@@ -1,10 +1,7 @@
-"""Films through a real Ray: a studio, two workers, a store; and a worker that is killed."""
+"""Films through a real Ray: a studio, two workers, a store. Those who are killed are in test_chaos.py."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import signal
 import time
 
 import pytest
@@ -15,7 +12,6 @@ from safetensors.torch import load
 from actors.worker import Worker
 from cluster.client import FilmFailed, ask_studio, close_studio, make_films, open_studio, render_films
 from cluster.delivery import Delivery
-from cluster.films import FilmRequest
 from cluster.journal import Journal
 from cluster.lease import holder
 from cluster.store import Store
@@ -24,10 +20,6 @@ from engine.video import read_video
 from tests.conftest import scenes_of, small_request
 
 pytestmark = pytest.mark.cluster
-
-
-def _film_hash(store: Store, request: FilmRequest) -> str:
-    return hashlib.sha256(store.get("film", request.film(request.plan).key, "film.mp4")).hexdigest()
 
 
 def test_a_film_is_made_by_studio_and_workers(a_film) -> None:
@@ -60,27 +52,6 @@ def test_the_films_frames_are_the_scenes_frames(a_film) -> None:
     for n, job in enumerate(request.film(request.plan).scenes):
         clip, _ = read_video(store.get("scene", job.key, "clip.mp4"))
         assert (film[24 * n : 24 * (n + 1)] == clip).all()
-
-
-@pytest.mark.parametrize("victim", ["Worker", "Studio"])
-def test_a_killed_process_changes_nothing(victim: str, a_film, ray_of_two, tmp_path) -> None:
-    """A lost worker's scene is given again; a lost studio goes on from its journal. The film is the same."""
-    before, request, _ = a_film
-    store, killed = Store(str(tmp_path)), []
-
-    def watch(states):
-        if not killed and any(s["state"] == "running" and s["step"] >= 2 for s in scenes_of(states[0])):
-            actor = next(
-                a
-                for a in list_actors(address=ray.get_runtime_context().gcs_address)
-                if a.class_name == victim and a.state == "ALIVE"
-            )
-            os.kill(actor.pid, signal.SIGKILL)
-            killed.append(actor.pid)
-
-    render_films(store, [request], 2, None, watch)
-    assert killed
-    assert _film_hash(store, request) == _film_hash(before, request)
 
 
 def test_finished_scenes_are_not_made_again(a_film, ray_of_two) -> None:
