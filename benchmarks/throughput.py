@@ -12,7 +12,7 @@ The same plans, seeds, steps, dtype and priors in all of them:
 - vs_bare_loop: the better of one process with two threads and two processes with one, everything loaded, no Ray.
 `--learn`: how many scenes of each film show a motion that must be learned: none, the last one, or all, as in the paper,
 where every motion is learned (six motions, the same in every film). The engine makes all scenes; with `--sample N` the
-others make the first N, and learn N priors, whose seconds stand for all: what they do knows nothing of what they did.
+others make the first N, and learn N priors, whose seconds stand for all, as each of their processes begins anew.
 predicted_2b_h100 is no measurement: the same films with CogVideoX-2B on eight H100s by the cost model.
 The last line is one JSON object; "seconds" has start-up, priors and denoising apart.
 """
@@ -63,14 +63,10 @@ def requests(store: Store, films: int, first_seed: int, steps: int | None, learn
     bundle = load_bundle("miniature")
     assert bundle.words
     plan = load_plan(PLAN)
+    first = {Learn.none: len(plan.scenes), Learn.one: len(plan.scenes) - 1, Learn.all: 0}[learn]
     motions = itertools.cycle(bundle.words.library_motions if learn == Learn.all else [NEW_MOTION])
-    scenes = [
-        learning(scene, next(motions))
-        if learn == Learn.all or (learn == Learn.one and n == len(plan.scenes))
-        else scene
-        for n, scene in enumerate(plan.scenes, 1)
-    ]
-    plan = plan.model_copy(update={"scenes": tuple(scenes)})
+    scenes = (*plan.scenes[:first], *(learning(scene, next(motions)) for scene in plan.scenes[first:]))
+    plan = plan.model_copy(update={"scenes": scenes})
     settings = RenderSettings(
         num_inference_steps=steps or bundle.num_inference_steps, guidance_scale=bundle.guidance_scale
     )
