@@ -23,7 +23,7 @@ LONGEST = ("Ray and the language model", "Ray", "cluster/chaos", "cluster/pretra
 # the second. The others take no Ray, or clusters in processes of their own.
 WITH_LANGUAGE_MODEL = ("actors/planner", "actors/openai_chat", "actors/index", "cluster/story", "serving/api")
 WITH_RAY = (
-    "cluster/studio", "cluster/broken", "cluster/telemetry", "cluster/ingest", "cluster/places", "cluster/autoscaling",
+    "cluster/studio", "cluster/broken", "cluster/telemetry", "cluster/ingest", "cluster/places",
     "serving/library", "serving/render",
 )  # fmt: skip
 
