@@ -55,7 +55,7 @@ def film(file: Path) -> Path:
 
 
 def curves() -> Path:
-    """Loss and reconstruction over minutes of training."""
+    """Reconstruction over minutes, losses over steps: the video models were trained on machines of different speed."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -71,11 +71,11 @@ def curves() -> Path:
     for checkpoint, style in ((Checkpoint.plain, ":"), (Checkpoint.default, "-")):
         video = read(checkpoint)
         for kind, colour in (("plain", "#999999"), ("regions", "#d1495b")):
-            points = [(p["minutes"], p[kind]) for p in video if kind in p]
+            points = [(p["step"], p[kind]) for p in video if kind in p]
             if points:
                 label = f"{checkpoint}: {'through regions' if kind == 'regions' else 'whole captions'}"
                 right.plot(*zip(*points, strict=True), style, label=label, color=colour, lw=1)
-    right.set(title="Video models", xlabel="minutes of training", ylabel="weighted v-prediction loss", yscale="log")
+    right.set(title="Video models", xlabel="steps of training", ylabel="weighted v-prediction loss", yscale="log")
     right.legend(frameon=False)
     for axes in (left, right):
         axes.grid(alpha=0.2)

@@ -57,6 +57,9 @@ def render(
     address: Address = None,
     out: Annotated[Path, typer.Option(help="folder that gets a folder for each film")] = Path("films"),
     steps: Annotated[int | None, typer.Option(help="denoising steps; default: the model's")] = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="a quarter of the steps, into OUT/<name>.preview/; look before you render")
+    ] = False,
     guidance: Annotated[float | None, typer.Option(help="guidance scale; default: the model's")] = None,
     guidance_parallel: Annotated[int, typer.Option(help="2: two workers for each scene, a branch each")] = 1,
     ulysses_parallel: Annotated[int, typer.Option(help="workers that share a scene's attention heads")] = 1,
@@ -84,7 +87,7 @@ def render(
     """
     options = Options(
         model, storage, workers, seed, address, out, steps, guidance, guidance_parallel, ulysses_parallel, priors,
-        cache, planner_url, planner_model, priority, automatic_parallel, tuple(take or ()),
+        cache, planner_url, planner_model, priority, automatic_parallel, tuple(take or ()), preview,
     )  # fmt: skip
     order = order_films(files, options)
     if dry_run:

@@ -24,6 +24,7 @@ from engine.story import Images, Story, check_image, load_story
 
 MAX_WORKERS = 10_000
 PLAN_FILES = (".yaml", ".yml")
+PREVIEW = 4  # a preview has so many times fewer steps, and so many at least
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Options:
     priority: int = 0
     automatic: bool = False
     takes: tuple[str, ...] = ()
+    preview: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def order_films(files: Sequence[Path], options: Options) -> Order:
     check_workers(options.workers)
     if options.seed < 0:
         raise InputError(f"--seed {options.seed}: must be 0 or more")
-    settings = render_settings(bundle, options.steps, options.guidance, options.cache)
+    settings = render_settings(bundle, _steps(bundle, options), options.guidance, options.cache)
     gpus = _gpus(options.address)
     workers = options.workers or gpus or os.cpu_count() or 1
     if options.automatic and (options.guidance_degree, options.ulysses_degree) != (1, 1):
@@ -101,10 +103,20 @@ def order_films(files: Sequence[Path], options: Options) -> Order:
         )  # fmt: skip
         if request.plan:
             request.film(request.plan)  # raises for takes of scenes that it does not have
-        folder = ".".join([film_name(file), *(f"{scene}-{take}" for scene, take in takes.items())])
+        parts = [*(f"{scene}-{take}" for scene, take in takes.items()), *(["preview"] if options.preview else [])]
+        folder = ".".join([film_name(file), *parts])
         films.append(Film(request, options.out / folder))
     _check_folders(films, files)
     return Order(store, bundle, tuple(films), workers, options.address, options.priority)
+
+
+def _steps(bundle: Bundle, options: Options) -> int | None:
+    """Denoising steps that the options ask for. Raises InputError."""
+    if not options.preview:
+        return options.steps
+    if options.steps is not None:
+        raise InputError(f"--preview chooses the steps itself; leave --steps {options.steps} or --preview away")
+    return max(bundle.num_inference_steps // PREVIEW, PREVIEW)
 
 
 def _read(file: Path, bundle: Bundle) -> tuple[dict[str, Story | Plan], Images]:

@@ -47,11 +47,11 @@ class TrainingSettings:
 VAE_TRAINING = TrainingSettings(minutes=79, lr=2e-3, batch=2, ema=0.995)
 VIDEO_TRAININGS = {
     Checkpoint.plain: TrainingSettings(minutes=55, lr=3e-3, batch=10, ema=0.998, muon=True, seed=1),
-    Checkpoint.default: TrainingSettings(minutes=90, lr=3e-3, batch=10, ema=0.998, muon=True, seed=2),
+    Checkpoint.default: TrainingSettings(minutes=160, lr=3e-3, batch=10, ema=0.998, muon=True, seed=2),
 }
 ENCODER_UNTIL_MINUTES = 75  # then the VAE's decoder alone is trained
 # until then a video model is trained on pieces of two latent frames, three times as many
 PIECE_UNTIL_MINUTES = {Checkpoint.plain: 35, Checkpoint.default: 54}
 MAX_CONDITIONS = 4  # of a training sample; each is TEXT_TOKENS long
-CACHED_CLIPS = 3500  # clips whose latents the video models are trained on
+CACHED_CLIPS = 7000  # clips whose latents the video models are trained on
 CLIPS_SEED = 1  # of those clips
