@@ -36,7 +36,7 @@ from engine.miniature.judge import SceneReport, judge_scene, to_world_size
 from engine.miniature.settings import Checkpoint
 from engine.miniature.trials import Trial, known_trials, motion_trials, subject_trials, without_regions
 from engine.miniature.world import FRAMES, SPRITES
-from engine.models import load_bundle
+from engine.models import Bundle, load_bundle
 from engine.plan import Character, Plan, load_plan
 from engine.settings import ExecutionPlan, RenderSettings
 from engine.video import read_video
@@ -81,9 +81,16 @@ def trials_of(plans: Path | None, scenes: int) -> list[Trial]:
     ]
 
 
-def requests(store: Store, trials: Sequence[Trial], base: Checkpoint) -> list[FilmRequest]:
-    """A film for each of the MODES; what two of them share is made once."""
+def bundle_of(base: Checkpoint, prior_steps: int = 0) -> Bundle:
+    """The checkpoint's bundle; its motions are learned in `prior_steps` when that is not 0."""
     bundle = load_bundle(MODELS[base])
+    changes = {"steps": prior_steps} if prior_steps else {}
+    return bundle.model_copy(update={"priors": bundle.priors.model_copy(update=changes)})
+
+
+def requests(store: Store, trials: Sequence[Trial], base: Checkpoint, prior_steps: int) -> list[FilmRequest]:
+    """A film for each of the MODES; what two of them share is made once."""
+    bundle = bundle_of(base, prior_steps)
     settings = RenderSettings(num_inference_steps=bundle.num_inference_steps, guidance_scale=bundle.guidance_scale)
     execution = ExecutionPlan(device="cpu", dtype="float32", threads=1)
     images = {name: (keep_image(store, (SPRITES / f"{name}.png").read_bytes()),) for name in PHRASES}
@@ -219,6 +226,7 @@ def main(
     base: Annotated[Checkpoint, typer.Option(help="which video checkpoint")] = Checkpoint.default,
     storage: Annotated[str, typer.Option(help="where results are kept")] = ".dreamrunner",
     workers: Annotated[int, typer.Option(min=1)] = 2,
+    prior_steps: Annotated[int, typer.Option(min=0, help="of motions; 0: the bundle's")] = 0,
     placement: Annotated[
         bool, typer.Option("--placement", help="where LoRAs stand instead: benchmarks/placement.py")
     ] = False,
@@ -229,10 +237,10 @@ def main(
     """Renders, judges, draws."""
     if placement or retrieval:
         way = import_module("benchmarks.placement" if placement else "benchmarks.retrieval")
-        way.compare(max(scenes // 4, 1), base, storage, workers)
+        way.compare(max(scenes // 4, 1), base, storage, workers, prior_steps)
         return
     trials, store = trials_of(plans, scenes), Store(storage)
-    asked = requests(store, trials, base)
+    asked = requests(store, trials, base, prior_steps)
     missing = [request for request in asked if request.finished(store) is None]
     if missing:
         with Progress(console, [r.plan.title for r in missing if r.plan]) as progress:
@@ -252,7 +260,8 @@ def main(
         return min(value for column in ("identity", "base motion") if (value := row[column]) is not None)
 
     judge = {"true": lowest(truth["true"]), "vae": lowest(truth["vae"])}
-    result = {"judge": judge, "vae_psnr_db": truth["vae_psnr_db"], "scenes": len(trials), "base": base.value}
+    result = {"judge": judge, "vae_psnr_db": truth["vae_psnr_db"], "scenes": len(trials), "base": base.value,
+              "prior_steps": bundle_of(base, prior_steps).priors.steps}  # fmt: skip
     print(json.dumps({**result, **summary(rows), "rows": rows}))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.ablation import DOCS, MODELS, PHRASES, SEED, clips_of, console, judged, markdown, mean
+from benchmarks.ablation import DOCS, MODELS, PHRASES, SEED, bundle_of, clips_of, console, judged, markdown, mean
 from cluster.client import render_films
 from cluster.films import FilmRequest, keep_image, request_of
 from cluster.store import Store
@@ -26,7 +26,6 @@ from engine.miniature.judge import SceneReport
 from engine.miniature.settings import Checkpoint
 from engine.miniature.trials import Trial, motion_trials
 from engine.miniature.world import SPRITES, random_clip
-from engine.models import load_bundle
 from engine.plan import KEYFRAMES, Box, Character, Plan, Region, Scene
 from engine.settings import ExecutionPlan, RenderSettings
 from serving.progress import Progress
@@ -56,9 +55,9 @@ def both_trials(count: int) -> list[Trial]:
     return trials
 
 
-def requests(store: Store, trials: Sequence[Trial], base: Checkpoint) -> list[FilmRequest]:
+def requests(store: Store, trials: Sequence[Trial], base: Checkpoint, prior_steps: int) -> list[FilmRequest]:
     """A film for each of the WAYS; what two of them share is made once."""
-    bundle = load_bundle(MODELS[base])
+    bundle = bundle_of(base, prior_steps)
     settings = RenderSettings(num_inference_steps=bundle.num_inference_steps, guidance_scale=bundle.guidance_scale)
     images = {name: (keep_image(store, (SPRITES / f"{name}.png").read_bytes()),) for name in PHRASES}
     characters = {name: Character(phrase=phrase, images=images[name]) for name, phrase in PHRASES.items()}
@@ -89,10 +88,10 @@ def figures(trials: Sequence[Trial], reports: Sequence[SceneReport]) -> dict[str
     }
 
 
-def compare(scenes: int, base: Checkpoint, storage: str, workers: int) -> None:
+def compare(scenes: int, base: Checkpoint, storage: str, workers: int, prior_steps: int) -> None:
     """Learns, renders, judges; `scenes` of each of the two kinds."""
     trials, store = [*motion_trials(scenes, SEED), *both_trials(scenes)], Store(storage)
-    asked = dict(zip(WAYS, requests(store, trials, base), strict=True))
+    asked = dict(zip(WAYS, requests(store, trials, base, prior_steps), strict=True))
     report("placement", asked, trials, base, store, workers, COLUMNS)
 
 

@@ -34,8 +34,8 @@ WAYS: dict[str, dict[str, Any] | None] = {
 COLUMNS = ("library motion", "identity", "smoothness")
 
 
-def variant(model: str, changes: dict[str, Any], folder: Path) -> str:
-    """A bundle like the model's but for its retrieval's numbers: all files are the model's own."""
+def variant(model: str, changes: dict[str, Any], prior_steps: int, folder: Path) -> str:
+    """A bundle like the model's but for its retrieval's numbers and priors' steps: all files are the model's own."""
     bundle = load_bundle(model)
     folder.mkdir()
     for file in bundle.folder.resolve().iterdir():
@@ -43,19 +43,20 @@ def variant(model: str, changes: dict[str, Any], folder: Path) -> str:
             (folder / file.name).symlink_to(file)
     said = yaml.safe_load((bundle.folder / "bundle.yaml").read_text())
     said["library"]["retrieval"] |= changes
+    said["priors"] |= {"steps": prior_steps} if prior_steps else {}
     if said["library"]["scorers"]:
         said["library"]["scorers"] = str((bundle.folder / said["library"]["scorers"]).resolve())
     (folder / "bundle.yaml").write_text(yaml.safe_dump(said))
     return str(folder)
 
 
-def compare(scenes: int, base: Checkpoint, storage: str, workers: int) -> None:
+def compare(scenes: int, base: Checkpoint, storage: str, workers: int, prior_steps: int) -> None:
     """Finds, learns, renders, judges."""
     trials, store = motion_trials(scenes, SEED), Store(storage)
     with tempfile.TemporaryDirectory() as folder:
         asked = {}
         for n, (way, changes) in enumerate(WAYS.items()):
-            model = variant(MODELS[base], changes or {}, Path(folder) / f"way-{n}")
+            model = variant(MODELS[base], changes or {}, prior_steps, Path(folder) / f"way-{n}")
             bundle = load_bundle(model)
             asked[way] = request_of(
                 bundle, model, store, seed=SEED, learn=changes is not None,
