@@ -15,6 +15,7 @@ from engine.plan_rules import MIN_KEYFRAMES, check_scene, names
 from engine.planner_outline import (
     MAX_REGIONS,
     NEGATION,
+    STILL,
     Refused,
     Repairable,
     StoryScene,
@@ -106,7 +107,7 @@ def check_shown(scene: Scene, outline: StoryScene, words: Words | None, characte
     given = given[: MAX_REGIONS - len(scene.regions)]
     where = stage_phrases(words, outline.place)[0] if words else f", {scene.background}"
     for entity in given:
-        motion = free.pop(0) if free else "stands still"
+        motion = free.pop(0) if free else STILL
         scene = beside(scene, entity, motion, _caption(entity, motion, where, characters).replace(" ,", ","))
     raise Repairable(reason, scene, f"{' and '.join(given)} put beside the others" if given else "left as it is")
 

@@ -15,6 +15,18 @@ MAX_REGIONS = 4  # method: at most four motions a scene
 MAX_NARRATION = 2000  # letters
 PRONOUNS = re.compile(r"\b(it|its|he|she|his|her|him|they|them|both|two)\b", re.IGNORECASE)
 DETERMINERS = re.compile(r"an?|the|this|that|his|her|its|their|every|each|some", re.IGNORECASE)  # before a noun
+STILL = "stands still"  # what somebody does who does nothing else
+# "lived", "was bored", "won", "did not laugh": what a sentence without a deed says; not when it tells of standing there
+STATES = re.compile(
+    r"\b(was|were|is|are|ha[sd]|live[sd]?|won|lost|like[sd]?|love[sd]?|wants?|wanted|kn[eo]ws?|believe[sd]?|forg[oe]ts?|"
+    r"(can|could|did|does|do|would) ?not)\b|n['’]t\b",
+    re.IGNORECASE,
+)
+STAYS = re.compile(
+    r"\b(st(and|ood|ay|are|aring|ill|op|atue)|wait|watch|sat\b|sit|rest|look|gaz|motionless|fr(ee|o)ze|nothing|mov|budge|"
+    r"rooted|listen|paus|linger|remain)",
+    re.IGNORECASE,
+)
 NEGATION = re.compile(
     r"\b(not|no|nobody|never|without|instead|cannot|wants?|wanted|refuses?d?)\b|n['’]t\b", re.IGNORECASE
 )
@@ -168,18 +180,27 @@ def _names_somebody(scene: StoryScene, sentences: list[str], cast: list[str]) ->
     return bool(PRONOUNS.search(told) or named_of(cast, told))
 
 
+def _only_describes(scene: StoryScene, sentences: list[str]) -> bool:
+    """Nobody does anything, or stands still in sentences that tell of a state alone ("The octopus won.")."""
+    if set(scene.motions) != {STILL}:
+        return not scene.motions
+    told = " ".join(sentences[number - 1] for number in scene.sentences)
+    return bool(STATES.search(told)) and not STAYS.search(told)
+
+
 def joined(scenes: list[StoryScene], sentences: list[str], words: Words, characters: Sequence[str]) -> list[StoryScene]:
     """The scenes, those that only describe being part of the one before, at the beginning of the one after. Who comes
     into another place is described with the scene that is there; when none is, that is a scene of its own. When none
     of all shows anybody, all stay."""
     cast = [*words.characters, *characters]
     somebody = [_names_somebody(scene, sentences, cast) for scene in scenes]
-    if not any(scene.motions and named for scene, named in zip(scenes, somebody, strict=True)):
+    acts = [named and not _only_describes(scene, sentences) for scene, named in zip(scenes, somebody, strict=True)]
+    if not any(acts):
         return scenes
     out: list[StoryScene] = []
     waiting: list[int] = []
     for n, scene in enumerate(scenes):
-        shown, told = bool(scene.motions) and somebody[n], [*waiting, *scene.sentences]
+        shown, told = acts[n], [*waiting, *scene.sentences]
         place = _place_named([sentences[k - 1] for k in scene.sentences], words)
         if not shown and somebody[n] and place and not (out and out[-1].place == place):
             if n + 1 < len(scenes) and scenes[n + 1].place == place:

@@ -14,7 +14,16 @@ from engine.errors import InputError
 from engine.models import Bundle, Words
 from engine.plan import KEYFRAMES
 from engine.plan_rules import MIN_SIDE
-from engine.planner_outline import MAX_REGIONS, PRONOUNS, StoryScene, entities_of, motions_of, named_of, stage_phrases
+from engine.planner_outline import (
+    MAX_REGIONS,
+    PRONOUNS,
+    STILL,
+    StoryScene,
+    entities_of,
+    motions_of,
+    named_of,
+    stage_phrases,
+)
 
 SENTENCE_LETTERS = 400  # longer ones are cut, so that no single line fills the model's context
 SYSTEM = "You plan animated films."
@@ -68,7 +77,7 @@ def scene_messages(
 ) -> list[Message]:
     """The question of level 2. `before`: the narration of the two scenes before, told when this one says "it"."""
     return _messages(
-        bundle, "scene", place=outline.place, motions=outline.motions or ["stands still"], narration=narration,
+        bundle, "scene", place=outline.place, motions=outline.motions or [STILL], narration=narration,
         before=before if PRONOUNS.search(narration) else "", characters=characters, words=bundle.words,
         entities=entities_of(bundle.words, characters),
         keyframes=KEYFRAMES, max_regions=MAX_REGIONS, min_side=round(100 * MIN_SIDE),

@@ -24,7 +24,7 @@ def _scenes(story: str, *answers: tuple[str, list[str]]) -> list[tuple[list[int]
     return [(scene.sentences, scene.place) for scene in joined(scenes, sentences, words, [])]
 
 
-DANCES, STILL = ["dances"], list[str]()
+DANCES, STILL, STANDS = ["dances"], list[str](), ["stands still"]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,16 @@ DANCES, STILL = ["dances"], list[str]()
             "A pig danced in the city. In the city it was glad. A fox danced.",
             [("city", DANCES), ("city", STILL), ("city", DANCES)],
             [([1, 2], "city"), ([3], "city")],
+        ),
+        (  # no deed, whatever the model says
+            "A fish danced under the sea. The octopus won. Both of them were glad. A pig did not laugh.",
+            [("sea", DANCES), ("sea", STANDS), ("sea", STANDS), ("sea", STANDS)],
+            [([1, 2, 3, 4], "sea")],
+        ),
+        (  # but to stay where one is, is one
+            "A fish danced under the sea. The octopus was watching it. It did not move. A pig waited.",
+            [("sea", DANCES), ("sea", STANDS), ("sea", STANDS), ("sea", STANDS)],
+            [([1], "sea"), ([2], "sea"), ([3], "sea"), ([4], "sea")],
         ),
         (  # nobody there
             "A pig danced in the city. There was silence in the forest. A fox danced in the snow.",
