@@ -8,8 +8,8 @@ TORCH_INDEX ?=
 
 INSTALL = PYTHON='$(PYTHON)' VENV='$(VENV)' TORCH_INDEX='$(TORCH_INDEX)' bash requirements/install.sh
 BIN = $(VENV)/bin
-# Two processes; each starts Ray once for all tests that take it (tests/conftest.py).
-SIDE_BY_SIDE = -n 2
+# Three processes; each starts Ray once at most for all tests that take it (tests/conftest.py).
+SIDE_BY_SIDE = -n 3
 
 .PHONY: help check install install-test film serve gpu-check test test-long lint lock clean
 

@@ -29,7 +29,7 @@ WITH_RAY = (
 
 
 class FewRays(LoadScopeScheduling):
-    """Of two processes (make test) each starts Ray once at most, and one the language model. What takes longest comes
+    """Of three processes (make test) each starts Ray once at most, and one the language model. What takes longest comes
     first, so that neither waits for the other at the end."""
 
     def _split_scope(self, nodeid: str) -> str:
