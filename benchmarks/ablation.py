@@ -7,7 +7,7 @@ is the plain pipeline: one caption that names everyone and where, heard by the w
 known characters and motions, two for each library motion, and two for each never-seen character (fewer when N is
 small). All results are kept in the storage, so the command goes on where it was interrupted.
 
-Draws docs/ablation-BASE.png (the figures) and docs/ablation-BASE-scenes.png (ten scenes, off above on), writes
+Draws docs/ablation-BASE.png (the figures) and docs/ablation-BASE-scenes.webp (ten scenes, off above on), writes
 docs/ablation-BASE.md (the table), and prints one JSON object as its last line.
 """
 
@@ -199,7 +199,9 @@ def sheet(trials: Sequence[Trial], off: Sequence[np.ndarray], on: Sequence[np.nd
         rows += [np.concatenate(list(frames[2 :: FRAMES // 6]), 1) for frames in strips]
         rows.append(np.full((4, rows[-1].shape[1], 3), 255, np.uint8))
     image = Image.fromarray(np.concatenate(rows))
-    image.resize((image.width * 3 // 2, image.height * 3 // 2), Image.Resampling.LANCZOS).save(file, optimize=True)
+    image.resize((image.width * 3 // 2, image.height * 3 // 2), Image.Resampling.LANCZOS).save(
+        file, quality=80, method=6
+    )
 
 
 def summary(rows: dict[str, dict[str, float | None]]) -> dict[str, Any]:
@@ -253,7 +255,7 @@ def main(
     table = markdown(rows, COLUMNS)
     (DOCS / f"ablation-{base}.md").write_text(table)
     plot(rows, DOCS / f"ablation-{base}.png")
-    sheet(trials, clips[Mode(False, True)], clips[Mode(True, True)], DOCS / f"ablation-{base}-scenes.png")
+    sheet(trials, clips[Mode(False, True)], clips[Mode(True, True)], DOCS / f"ablation-{base}-scenes.webp")
     console.print(table)
 
     def lowest(row: dict[str, float | None]) -> float:
