@@ -18,7 +18,8 @@ DETERMINERS = re.compile(r"an?|the|this|that|his|her|its|their|every|each|some",
 STILL = "stands still"  # what somebody does who does nothing else
 # "lived", "was bored", "won", "did not laugh": what a sentence without a deed says; not when it tells of standing there
 STATES = re.compile(
-    r"\b(was|were|is|are|ha[sd]|live[sd]?|won|lost|like[sd]?|love[sd]?|wants?|wanted|kn[eo]ws?|believe[sd]?|forg[oe]ts?|"
+    r"\b((was|were|is|are)(?! (\w+ly )?\w+ing\b)|ha[sd]|live[sd]?|won|lost|like[sd]?|love[sd]?|wants?|wanted|"
+    r"kn[eo]ws?|believe[sd]?|forg[oe]ts?|"
     r"(can|could|did|does|do|would) ?not)\b|n['’]t\b",
     re.IGNORECASE,
 )
@@ -180,12 +181,12 @@ def _names_somebody(scene: StoryScene, sentences: list[str], cast: list[str]) ->
     return bool(PRONOUNS.search(told) or named_of(cast, told))
 
 
-def _only_describes(scene: StoryScene, sentences: list[str]) -> bool:
+def _only_describes(scene: StoryScene, sentences: list[str], words: Words) -> bool:
     """Nobody does anything, or stands still in sentences that tell of a state alone ("The octopus won.")."""
     if set(scene.motions) != {STILL}:
         return not scene.motions
     told = " ".join(sentences[number - 1] for number in scene.sentences)
-    return bool(STATES.search(told)) and not STAYS.search(told)
+    return bool(STATES.search(told)) and not STAYS.search(told) and not said_motions(told, motions_of(words) or ())
 
 
 def joined(scenes: list[StoryScene], sentences: list[str], words: Words, characters: Sequence[str]) -> list[StoryScene]:
@@ -194,7 +195,9 @@ def joined(scenes: list[StoryScene], sentences: list[str], words: Words, charact
     of all shows anybody, all stay."""
     cast = [*words.characters, *characters]
     somebody = [_names_somebody(scene, sentences, cast) for scene in scenes]
-    acts = [named and not _only_describes(scene, sentences) for scene, named in zip(scenes, somebody, strict=True)]
+    acts = [
+        named and not _only_describes(scene, sentences, words) for scene, named in zip(scenes, somebody, strict=True)
+    ]
     if not any(acts):
         return scenes
     out: list[StoryScene] = []

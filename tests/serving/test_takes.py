@@ -1,4 +1,4 @@
-"""`dreamrunner render --take` and `--preview`: another take of one scene, and a film of few steps, by no other work."""
+"""`dreamrunner render --take` and `--preview`: another take of one scene alone, and a film of few steps."""
 
 from __future__ import annotations
 
