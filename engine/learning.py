@@ -242,15 +242,20 @@ class VideoLoras:
 
 
 class Work:
-    """Priors under way in one batch: their courses, what is kept of each, and saves to go on from."""
+    """Priors under way in one batch: their courses, what is kept of each, and saves to go on from.
+
+    `mean` are the LoRAs' exponential averages over the steps (`PriorSettings.ema`), which are looked at and kept: the
+    LoRAs themselves go back and forth, with the few clips of each step.
+    """
 
     def __init__(
         self, saves: Saves, bank: LoraBank, weights: dict[str, nn.ParameterList],
         optimizers: dict[str, torch.optim.Optimizer], ranks: Ranks, began: float,
     ) -> None:  # fmt: skip
         self.saves, self.bank, self.optimizers, self.ranks = saves, bank, optimizers, ranks
-        self.kept = nn.ParameterList([nn.Parameter(lora.detach().clone(), False) for lora in bank.loras])
-        self.weights = {**weights, "kept": self.kept}
+        self.mean = bank.copy()
+        self.kept = bank.copy().loras
+        self.weights = {**weights, "mean": self.mean.loras, "kept": self.kept}
         self.courses = [Course() for _ in bank.loras]
         self.step, self.began, self.spent = 0, began, 0.0
         data = saves.load()
@@ -288,6 +293,13 @@ class Work:
                 self.saves.save(pack_learning(self.weights, self.optimizers, about))
 
     @torch.no_grad()
+    def average(self, ema: float) -> None:
+        """Takes the active priors' LoRAs as they are now into their averages."""
+        decay = min(ema, (1 + self.step) / (10 + self.step))
+        for n in self.active:
+            self.mean.loras[n].lerp_(self.bank.loras[n], 1 - decay)
+
+    @torch.no_grad()
     def look(self, step: int, losses: torch.Tensor, patience: int) -> None:
         """Takes note of the active priors' losses on fixed noise after `step` steps; the best weights are kept."""
         if self.ranks.world_size > 1:
@@ -298,7 +310,7 @@ class Work:
             looks = [(loss, step) for step, loss in course.checks if step > 0]
             if step > 0 and (not looks or loss < min(looks)[0]):
                 course.kept_step = step
-                self.kept[n].copy_(self.bank.loras[n])
+                self.kept[n].copy_(self.mean.loras[n])
             course.checks.append((step, loss))
             course.done = sum(at > course.kept_step for at, _ in course.checks[1:]) >= patience
 
@@ -332,7 +344,7 @@ def learn(
             weights, optimizers = {**weights, "videos": videos.bank.loras}, {**optimizers, "videos": videos.adamw}
         work = Work(saves, bank, weights, optimizers, ranks, began)
         if work.step == 0:
-            work.look(0, _look(denoiser, bank, lessons, work.active, loss), settings.patience)
+            work.look(0, _look(denoiser, work.mean, lessons, work.active, loss), settings.patience)
         for step in work.steps(total):
             active = work.active
             draws = [noise_generator(seed, name, step) for _ in active]
@@ -358,10 +370,11 @@ def learn(
                 else:
                     lora.grad = None  # DeepSpeed made zeros of none
             engine.step()
+            work.average(settings.ema)
             for n, value in zip(active, losses.tolist(), strict=True):
                 work.courses[n].curve.append(value)
             if (step + 1) % settings.check_every == 0 or step + 1 == total:
-                work.look(step + 1, _look(denoiser, bank, lessons, active, loss), settings.patience)
+                work.look(step + 1, _look(denoiser, work.mean, lessons, active, loss), settings.patience)
             report(step + 1, total)
     parts = zip(work.kept, work.courses, strict=True)
     return [Learned(bank.split(kept.detach()), course, work.seconds) for kept, course in parts]

@@ -77,6 +77,12 @@ class LoraBank(nn.Module):
         ]
         return torch.cat(parts)
 
+    def copy(self) -> LoraBank:
+        """The same LoRAs as they are now, which do not learn."""
+        other = LoraBank(self.layers, self.rank, self.dropout, ())
+        other.loras = nn.ParameterList([nn.Parameter(lora.detach().clone(), False) for lora in self.loras])
+        return other
+
     def split(self, flat: torch.Tensor) -> Weights:
         """A LoRA's flat vector -> its layers' weights, as views of (..., size) with the same leading axes."""
         lead, sizes = flat.shape[:-1], [self.rank * n for pair in self.layers.values() for n in pair]

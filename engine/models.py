@@ -73,6 +73,7 @@ class PriorSettings(BaseModel):
     subject_batch: Annotated[int, Field(ge=1)] | None = None  # None: the same for subjects
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the weights' average, which is kept; 0: the last ones
     check_every: Annotated[int, Field(ge=1)] = 20
     patience: Annotated[int, Field(ge=1)] = 5
     workers: Annotated[int, Field(ge=1)] = 1  # that learn one prior together, each from its share of clips and batch

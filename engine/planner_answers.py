@@ -25,10 +25,9 @@ from engine.planner_outline import (
     said_motions,
     stage_phrases,
 )  # fmt: skip
-from engine.planner_prompts import split_sentences
+from engine.planner_prompts import says_they, split_sentences
 
 Percent = Annotated[int, Field(ge=0, le=100)]
-SEVERAL = re.compile(r"\b(they|both|the two)\b", re.IGNORECASE)
 PercentBox = tuple[Percent, Percent, Percent, Percent]
 Keyframe = Annotated[int, Field(ge=1, le=KEYFRAMES)]
 
@@ -117,7 +116,7 @@ def check_together(scene: Scene, place: str, before: str, words: Words, characte
     another: who was named last is put beside the one, and does the same."""
     told = " ".join(s for s in split_sentences(scene.narration) if not NEGATION.search(s))
     shown = {region.entity for region in scene.regions}
-    if len(shown) != 1 or NONE in shown or not SEVERAL.search(told):
+    if len(shown) != 1 or NONE in shown or not says_they(scene.narration):
         return
     others = [name for name in named_of(entities_of(words, characters) or (), f"{before} {told}") if name not in shown]
     if not others:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from engine.plan import KEYFRAMES
 from engine.plan_rules import MIN_SIDE
 from engine.planner_outline import (
     MAX_REGIONS,
+    NEGATION,
     PRONOUNS,
     STILL,
     StoryScene,
@@ -25,6 +27,8 @@ from engine.planner_outline import (
     stage_phrases,
 )
 
+SEVERAL = re.compile(r"\b(they|both|the two)\b", re.IGNORECASE)
+MAX_MEANT = 3  # among whom the schema chooses those who are meant by "they"
 SENTENCE_LETTERS = 400  # longer ones are cut, so that no single line fills the model's context
 SYSTEM = "You plan animated films."
 TOPIC_SENTENCES = (4, 6)  # of a story on a topic, at least and at most
@@ -127,20 +131,33 @@ def scene_schema(
     words: Words | None, characters: list[str], narration: str = "", before: str = "", story: str = ""
 ) -> dict[str, Any]:
     """JSON schema of a level-2 answer. Nothing beyond the narration is to be shown: those it names, and with "it" or
-    "they" those named before; when it names nobody, anybody whom the story names (a bird may be its owl)."""
+    "they" those named before; when it names nobody, anybody whom the story names (a bird may be its owl). "They" are at
+    least two."""
     told = f"{narration} {before}" if PRONOUNS.search(narration) else narration
     entities = told_entities(words, characters, told, story) or entities_of(words, characters) if words else None
     box = _list({"type": "integer", "minimum": 0, "maximum": 100}, 4, 4)
-    region = {
-        "entity": _text(entities, 60),
-        "motion": _text(motions_of(words), 60),
-        **({} if words else {"caption": _text(None)}),
-        "frames": _list({"type": "integer", "minimum": 1, "maximum": KEYFRAMES}, 2, 2),
-        "from": box,
-        "to": box,
-    }
-    regions = _list(_object(region, optional=("frames", "to")), 0, MAX_REGIONS)
+
+    def region(entities: list[str] | None) -> dict[str, Any]:
+        fields = {
+            "entity": _text(entities, 60),
+            "motion": _text(motions_of(words), 60),
+            **({} if words else {"caption": _text(None)}),
+            "frames": _list({"type": "integer", "minimum": 1, "maximum": KEYFRAMES}, 2, 2),
+            "from": box,
+            "to": box,
+        }
+        return _object(fields, optional=("frames", "to"))
+
+    regions = _list(region(entities), 0, MAX_REGIONS)
+    if words and entities and 2 <= len(entities) <= MAX_MEANT and says_they(narration):
+        pairs = [[region([one]), region([other])] for one, other in permutations(entities, 2)]
+        regions = {"anyOf": [{**_list(region(entities), 2, MAX_REGIONS), "prefixItems": pair} for pair in pairs]}
     return _object({**({} if words else {"reason": _text(None, 400), "background": _text(None)}), "regions": regions})
+
+
+def says_they(narration: str) -> bool:
+    """Whether a sentence without a negation tells of several by a pronoun."""
+    return any(SEVERAL.search(sentence) and not NEGATION.search(sentence) for sentence in split_sentences(narration))
 
 
 def sentences_at_once(bundle: Bundle) -> int:

@@ -89,6 +89,19 @@ def test_every_motion_is_recognised_in_noisy_tracks(frames: int) -> None:
     assert not wrong
 
 
+def test_who_is_here_and_there_does_nothing() -> None:
+    """Found at places that have nothing to do with each other, or sweeping through half a picture at random."""
+    rng, nothing = np.random.default_rng(3), np.zeros((HEIGHT, WIDTH), bool)
+    named = []
+    for _ in range(40):
+        steps = rng.normal(0, 12, (FRAMES, 2)).cumsum(0) + (WIDTH / 2, HEIGHT / 2)
+        jumps = rng.uniform((0, 0), (WIDTH, HEIGHT), (FRAMES, 2))
+        for places in (steps, jumps):
+            track = [Detection(x, y, 30.0, 0.0, False, 1.0, 1.0, (0, 0, 0, 0), nothing) for x, y in places]
+            named.append(motion_of(track))
+    assert sum(motion is not None for motion in named) <= 0.05 * len(named)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_an_empty_stage_is_known_and_nobody_is_found_on_it(stage: str) -> None:
     frames = degrade(np.repeat(paint(stage)[None], 2, 0), 0)

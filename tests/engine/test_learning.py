@@ -119,6 +119,14 @@ def test_bfloat16_is_close_to_the_models_own_arithmetic(model) -> None:
     assert exact != half and exact == pytest.approx(half, rel=0.05)
 
 
+def test_what_is_kept_is_the_average_of_the_steps(model) -> None:
+    """After one step: a tenth of the first weights (Up is 0 there) and nine tenths of the new ones."""
+    last, mean = (load(learn_motion(model, clips(), _with(steps=1, ema=ema), 0).weights) for ema in (0.0, 0.9))
+    ups = [name for name in last if "lora_B" in name]
+    assert ups and all(torch.allclose(mean[name], 0.9 * last[name], atol=1e-7) for name in ups)
+    assert all(last[name].any() for name in ups)
+
+
 def test_the_best_steps_are_kept_and_learning_ends_when_nothing_gets_better(model, monkeypatch) -> None:
     looks = iter([9.0, 5.0, 3.0, 4.0, 3.5, 3.2])
     seen = []

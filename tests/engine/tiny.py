@@ -17,7 +17,7 @@ from engine.priors import TrainingClip
 from engine.video_model import VideoModel, prepare_transformer
 from tests.engine.small import TEXT_TOKENS, tiny_transformer
 
-SETTINGS = PriorSettings(rank=4, steps=4, subject_steps=3, learning_rate=1e-2, batch=2, dropout=0.1)
+SETTINGS = PriorSettings(rank=4, steps=4, subject_steps=3, learning_rate=1e-2, batch=2, dropout=0.1, ema=0.5)
 
 
 class TinyModel(VideoModel):

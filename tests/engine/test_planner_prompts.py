@@ -1,0 +1,90 @@
+"""What the planner's model is asked, and the schemas that bind its answers."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.miniature import words
+from engine.models import PlannerModel, load_bundle
+from engine.planner_prompts import (
+    scene_schema,
+    split_sentences,
+    story_messages,
+    story_schema,
+    topic_schema,
+)
+
+MINIATURE = load_bundle("miniature")
+
+
+def test_only_those_who_are_told_of_may_be_shown() -> None:
+    def may(narration: str, before: str = "", told: str = "") -> list[str]:
+        schema = scene_schema(MINIATURE.words, ["dragon"], narration, before, told)
+        return schema["properties"]["regions"]["items"]["properties"]["entity"]["enum"]
+
+    assert may("The Robot and three foxes saw a dragon.", "A pig slept.") == ["fox", "robot", "dragon"]
+    assert may("A fish swam to the catfish.", "A pig slept.") == ["fish"]
+    assert may("It danced.", "A pig slept.") == ["pig"]
+    assert may("The bird danced.", "A pig slept.", "An owl saw a dragon. A pig slept.") == ["pig", "owl", "dragon"]
+    assert may("A bunny danced.", "A pig slept.") == [*words.BASE_CHARACTERS, "dragon"]
+
+
+def test_they_are_at_least_two() -> None:
+    def shown(narration: str) -> dict:
+        return scene_schema(MINIATURE.words, [], narration, "A fox met a pig.")["properties"]["regions"]
+
+    pairs = [
+        [region["properties"]["entity"]["enum"] for region in way["prefixItems"]] for way in shown("They ran.")["anyOf"]
+    ]
+    assert pairs == [[["fox"], ["pig"]], [["pig"], ["fox"]]]
+    assert all(way["minItems"] == 2 for way in shown("They ran.")["anyOf"])
+    for other in ("It ran.", "They did not run.", "They saw an owl and a lion."):  # the last is left to the model
+        assert "anyOf" not in shown(other)
+
+
+def test_the_schema_knows_the_bundles_words_and_the_storys_characters() -> None:
+    entity = scene_schema(MINIATURE.words, ["dragon"])["properties"]["regions"]["items"]["properties"]["entity"]
+    assert entity["enum"] == [*words.BASE_CHARACTERS, "dragon"]
+    scene = story_schema(MINIATURE.words, 3)["properties"]["scenes"]["items"]["properties"]
+    assert scene["place"]["enum"] == list(words.STAGES)
+    assert scene["motions"]["items"]["enum"] == list(words.MOTIONS)
+    free = scene_schema(None, ["dragon"])["properties"]
+    assert "enum" not in free["regions"]["items"]["properties"]["entity"]
+    assert list(free) == ["reason", "background", "regions"]  # it reasons before it lays out
+
+
+def test_schemas_are_what_the_grammar_compiler_takes() -> None:
+    import xgrammar
+
+    for vocabulary in (MINIATURE.words, None):
+        for schema in (
+            story_schema(vocabulary, 8), scene_schema(vocabulary, ["dragon"]), topic_schema(vocabulary, ["dragon"]),
+            scene_schema(vocabulary, ["dragon"], "They ran.", "A fox met a dragon."),
+        ):  # fmt: skip
+            assert xgrammar.Grammar.from_json_schema(json.dumps(schema), any_whitespace=False)
+
+
+def test_only_an_untuned_model_is_told_the_rules() -> None:
+    tuned = story_messages(MINIATURE, ["A fox ran."], ["dragon"])[1]["content"]
+    assert tuned == "Characters: dragon\nStory:\n1 A fox ran."
+    untuned = MINIATURE.model_copy(update={"planner": PlannerModel(model="some-model")})
+    told = story_messages(untuned, ["A fox ran."], ["dragon"])[1]["content"]
+    assert told.endswith("The story\n1 A fox ran.")
+    assert "Every sentence belongs to exactly one scene" in told
+    assert "zigzags across" in told
+
+
+def test_sentences() -> None:
+    text = '"Wait!" said Mr. Fox. He waited 3.5 hours... and slept.\n\nThe end'
+    assert split_sentences(text) == ['"Wait!" said Mr. Fox.', "He waited 3.5 hours... and slept.", "The end"]
+
+
+@settings(deadline=None)  # a busy machine is slow, not wrong
+@given(st.text(alphabet="ab .!?\"'”\n", max_size=1500))
+def test_splitting_loses_no_word(text: str) -> None:
+    sentences = split_sentences(text)
+    assert "".join("".join(sentences).split()) == "".join(text.split())
+    assert all(0 < len(sentence) <= 400 for sentence in sentences)
