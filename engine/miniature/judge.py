@@ -30,8 +30,8 @@ PIXELS_INSIDE = 0.8  # share of a character's found pixels that must lie in its 
 
 TOLERANCE = np.array([1.5, 1.5, 8.0, 0.06])  # of x and y in pixels, angle in degrees, log of size: one unit of misfit
 WORST = 9.0  # squared misfit of one measurement at most, so that a wrong find in one frame decides nothing
-# squared misfit per frame, of all four measurements together, above which a track follows no law: 2.6 pixels, 14 degrees
-# and a tenth of the size, all at once. Half of it is too strict: of motions that clips show after the VAE it names 0.83.
+# squared misfit per frame, of all four measurements together, above which a track follows no law: 2.6 pixels, 14
+# degrees and a tenth of the size, all at once. Half of it names only 0.83 of the motions that came through the VAE.
 UNCLEAR = 12.0
 Shape = tuple[np.ndarray | float, float, float]  # what a law adds over time, times a factor between two limits
 FIXED: Shape = (0.0, 0.0, 0.0)

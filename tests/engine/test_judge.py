@@ -94,7 +94,7 @@ def test_who_is_here_and_there_does_nothing() -> None:
     rng, nothing = np.random.default_rng(3), np.zeros((HEIGHT, WIDTH), bool)
     named = []
     for _ in range(40):
-        steps = rng.normal(0, 12, (FRAMES, 2)).cumsum(0) + (WIDTH / 2, HEIGHT / 2)
+        steps = np.array([WIDTH / 2, HEIGHT / 2]) + rng.normal(0, 12, (FRAMES, 2)).cumsum(0)
         jumps = rng.uniform((0, 0), (WIDTH, HEIGHT), (FRAMES, 2))
         for places in (steps, jumps):
             track = [Detection(x, y, 30.0, 0.0, False, 1.0, 1.0, (0, 0, 0, 0), nothing) for x, y in places]
