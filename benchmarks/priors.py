@@ -2,7 +2,7 @@
 
 Four motions that the miniature does not know are learned one after the other and all in one batch, in one resident
 model; one is learned by a fresh process (the released way), and one by two workers; one subject is learned from its
-picture. The judge looks at scenes with and without them. Draws docs/priors.png: a scene of each motion and of the
+picture. The judge looks at scenes with and without them. Draws docs/priors.webp: a scene of each motion and of the
 subject, without its prior, with it, and a true clip. Last line: one JSON object:
 
 - cold_s: seconds of one prior learned alone, encoding included, in a model that is there; warm_s: until a prior that
@@ -204,7 +204,7 @@ def main(
     clips: Annotated[int, typer.Option(min=1, help="of each motion")] = 12,
     priors: Annotated[int, typer.Option(min=1, max=len(words.LIBRARY_MOTIONS), help="motions")] = 4,
     processes: Annotated[bool, typer.Option(help="also a process per prior, and two workers")] = True,
-    picture: Path = DOCS / "priors.png",
+    picture: Path = DOCS / "priors.webp",
     child: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Learns, renders, judges, draws."""
@@ -264,7 +264,7 @@ def main(
     rows += [strip(before[0]), strip(after[0]), strip(true)]
     sheet = Image.fromarray(np.concatenate(rows))
     picture.parent.mkdir(parents=True, exist_ok=True)
-    sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.LANCZOS).save(picture, optimize=True)
+    sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.LANCZOS).save(picture, quality=80, method=6)
     share = {way: statistics.mean(values) for way, values in right.items()}
     result |= {
         "motion_gain": round(share["many"] - share["without"], 3),
