@@ -25,7 +25,7 @@ from engine.planner_outline import (
     said_motions,
     stage_phrases,
 )  # fmt: skip
-from engine.planner_prompts import says_they, split_sentences
+from engine.planner_prompts import SEVERAL, affirmed
 
 Percent = Annotated[int, Field(ge=0, le=100)]
 PercentBox = tuple[Percent, Percent, Percent, Percent]
@@ -92,7 +92,7 @@ def check_shown(scene: Scene, outline: StoryScene, words: Words | None, characte
     is given by a picture is put beside the others, in the first motion of the narration or the outline that nobody
     does, and so is another while the narration says such a motion. Else the name may be on a sign; then the scene is
     left as it is."""
-    told = " ".join(s for s in split_sentences(scene.narration) if not NEGATION.search(s))
+    told = affirmed(scene.narration)
     shown = {region.entity for region in scene.regions}
     missing = [name for name in named_of(entities_of(words, characters) or characters, told) if name not in shown]
     missing.sort(key=lambda name: told.lower().find(name.lower()))
@@ -114,9 +114,9 @@ def check_shown(scene: Scene, outline: StoryScene, words: Words | None, characte
 def check_together(scene: Scene, place: str, before: str, words: Words, characters: list[str]) -> None:
     """Raises Repairable when the narration says "they" and a single character is shown, though those before name
     another: who was named last is put beside the one, and does the same."""
-    told = " ".join(s for s in split_sentences(scene.narration) if not NEGATION.search(s))
+    told = affirmed(scene.narration)
     shown = {region.entity for region in scene.regions}
-    if len(shown) != 1 or NONE in shown or not says_they(scene.narration):
+    if len(shown) != 1 or NONE in shown or not SEVERAL.search(told):
         return
     others = [name for name in named_of(entities_of(words, characters) or (), f"{before} {told}") if name not in shown]
     if not others:

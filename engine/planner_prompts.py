@@ -149,15 +149,15 @@ def scene_schema(
         return _object(fields, optional=("frames", "to"))
 
     regions = _list(region(entities), 0, MAX_REGIONS)
-    if words and entities and 2 <= len(entities) <= MAX_MEANT and says_they(narration):
+    if words and entities and 2 <= len(entities) <= MAX_MEANT and SEVERAL.search(affirmed(narration)):
         pairs = [[region([one]), region([other])] for one, other in permutations(entities, 2)]
         regions = {"anyOf": [{**_list(region(entities), 2, MAX_REGIONS), "prefixItems": pair} for pair in pairs]}
     return _object({**({} if words else {"reason": _text(None, 400), "background": _text(None)}), "regions": regions})
 
 
-def says_they(narration: str) -> bool:
-    """Whether a sentence without a negation tells of several by a pronoun."""
-    return any(SEVERAL.search(sentence) and not NEGATION.search(sentence) for sentence in split_sentences(narration))
+def affirmed(narration: str) -> str:
+    """Its sentences without a negation."""
+    return " ".join(sentence for sentence in split_sentences(narration) if not NEGATION.search(sentence))
 
 
 def sentences_at_once(bundle: Bundle) -> int:

@@ -14,10 +14,7 @@ from engine.models import PlannerModel, load_bundle
 from engine.plan import KEYFRAMES, dump_plan, parse_plan
 from engine.planner import PlanningFailed, plan_story
 from engine.planner_outline import Repairable, StoryScene, check_outline
-from engine.planner_prompts import (
-    sentences_at_once,
-    topic_schema,
-)
+from engine.planner_prompts import sentences_at_once, topic_schema
 from engine.story import Story
 
 ROOT = Path(__file__).parent.parent.parent

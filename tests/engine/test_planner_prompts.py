@@ -9,13 +9,7 @@ from hypothesis import strategies as st
 
 from engine.miniature import words
 from engine.models import PlannerModel, load_bundle
-from engine.planner_prompts import (
-    scene_schema,
-    split_sentences,
-    story_messages,
-    story_schema,
-    topic_schema,
-)
+from engine.planner_prompts import scene_schema, split_sentences, story_messages, story_schema, topic_schema
 
 MINIATURE = load_bundle("miniature")
 
