@@ -16,6 +16,7 @@ import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal, TypeVar
 
 from engine.chat import ChatModel, Message
@@ -100,17 +101,21 @@ class _Planner:
         check_cast(self.text, list(self.story.characters), self.bundle)
         outline = await self._outline(sentences)
         self.report(0, len(outline))
-        told = [" ".join(sentences[n - 1] for n in scene.sentences) for scene in outline]
-        befores = [" ".join(told[max(n - 2, 0) : n]) for n in range(len(told))]  # two scenes may introduce "them"
-        tasks = [
-            asyncio.ensure_future(self._place(f"scene-{n}-{slug(scene.place)}", scene, narration, before, len(outline)))
-            for n, (narration, scene, before) in enumerate(zip(told, outline, befores, strict=True), 1)
-        ]
+        told = [[sentences[n - 1] for n in scene.sentences] for scene in outline]
+        tasks = []
+        for n, scene in enumerate(outline):
+            acted = [sentences[k - 1] for k in scene.sentences if k not in scene.quiet] or told[n]
+            # two scenes may introduce "them", and so may what this one begins with
+            before = [*chain(*told[max(n - 2, 0) : n]), *told[n][: told[n].index(acted[0])]]
+            name = f"scene-{n + 1}-{slug(scene.place)}"
+            asking = self._place(name, scene, " ".join(acted), " ".join(before), len(outline))
+            tasks.append(asyncio.ensure_future(asking))
         try:
-            scenes = await asyncio.gather(*tasks)
+            placed = await asyncio.gather(*tasks)
         finally:
             for task in tasks:  # when one has failed, the others' answers are of no use
                 task.cancel()
+        scenes = [s.model_copy(update={"narration": " ".join(all_)}) for s, all_ in zip(placed, told, strict=True)]
         self.answers.sort(key=lambda a: (LEVELS.index(a["level"]), a["number"], a["attempt"]))
         if self.bundle.words is None:
             scenes, renamed = consistent_names(scenes)
@@ -140,7 +145,7 @@ class _Planner:
         for start in range(0, len(sentences), size):
             piece = sentences[start : start + size]
             for scene in await self._divide(piece, start + 1, outline[-1].place if outline else ""):
-                outline.append(scene.model_copy(update={"sentences": [start + n for n in scene.sentences]}))
+                outline.append(scene.moved(start))
         if self.bundle.words and len(sentences) > size:  # what only describes may stand at a piece's end
             outline = joined(outline, sentences, self.bundle.words, list(self.story.characters))
         if len(outline) > MAX_SCENES:

@@ -22,6 +22,7 @@ from engine.planner_outline import (
     entities_of,
     motions_of,
     named_of,
+    present_of,
     said_motions,
     stage_phrases,
 )  # fmt: skip
@@ -94,7 +95,7 @@ def check_shown(scene: Scene, outline: StoryScene, words: Words | None, characte
     left as it is."""
     told = affirmed(scene.narration)
     shown = {region.entity for region in scene.regions}
-    missing = [name for name in named_of(entities_of(words, characters) or characters, told) if name not in shown]
+    missing = [name for name in present_of(entities_of(words, characters) or characters, told) if name not in shown]
     missing.sort(key=lambda name: told.lower().find(name.lower()))
     if not missing:
         return
@@ -142,7 +143,7 @@ def make_scene(
     where, empty = stage_phrases(words, place) if words else ("", answer.background or place)
     regions: list[Region] = []
     faults: list[str] = []
-    for n, placed in enumerate(_one_after_another(answer.regions, faults), 1):
+    for n, placed in enumerate(_one_after_another(_gone_on(answer.regions), faults), 1):
         at = f"region {n} ({placed.entity})"
         entity, motion = placed.entity, placed.motion
         if words and entity not in (entities_of(words, characters) or ()):
@@ -170,6 +171,22 @@ def make_scene(
         repaired, done = repair_scene(scene, phrases, merge=words is None)
         raise Repairable("; ".join(faults[:3]), repaired, "; ".join(done) or "put in order")
     return scene
+
+
+def _gone_on(regions: list[PlacedRegion]) -> list[PlacedRegion]:
+    """Somebody who does the same thing twice, one right after the other, just goes on with it."""
+    out: list[PlacedRegion] = []
+    for placed in regions:
+        before = next((n for n, region in reversed([*enumerate(out)]) if region.entity == placed.entity), None)
+        if before is not None and out[before].motion == placed.motion and out[before].frames[1] + 1 == placed.frames[0]:
+            whole = {
+                "frames": (out[before].frames[0], placed.frames[1]),
+                "last_box": placed.last_box or placed.first_box,
+            }
+            out[before] = out[before].model_copy(update=whole)
+        else:
+            out.append(placed)
+    return out
 
 
 def _one_after_another(regions: list[PlacedRegion], faults: list[str]) -> list[PlacedRegion]:

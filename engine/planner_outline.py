@@ -28,9 +28,15 @@ STAYS = re.compile(
     r"rooted|listen|paus|linger|remain)",
     re.IGNORECASE,
 )
+INTRODUCES = re.compile(r"\b(once|lived|lives)\b", re.IGNORECASE)  # "Once there was a fox in a forest": no shot yet
 NEGATION = re.compile(
     r"\b(not|no|nobody|never|without|instead|cannot|wants?|wanted|refuses?d?)\b|n['’]t\b", re.IGNORECASE
 )
+
+
+ASIDE = re.compile(r", (who|which|that|whose|whom|where)\b[^,.;:!?]*", re.IGNORECASE)  # ", who had never met the owl"
+# somebody, {}, who is only spoken of: "of its old friend the owl", "the owl's"
+OF = r"\b(of|about|from|like|than|for|as \w+ as)( (?!(and|left|right)\b)[\w’'-]+){{0,4}} {0}\b|\b{0}['’]s\b"
 
 
 class Refused(ValueError):
@@ -47,13 +53,20 @@ class Repairable(Refused):
 
 
 class StoryScene(BaseModel):
-    """One scene of a level-1 answer."""
+    """One scene of a level-1 answer. `quiet`, which no answer gives: those of its sentences in which nobody does
+    anything; level 2 is not asked to show them."""
 
     model_config = ConfigDict(extra="forbid")
 
     sentences: Annotated[list[int], Field(min_length=1)]
     place: Annotated[str, Field(min_length=1, max_length=200)]
     motions: Annotated[list[str], Field(max_length=MAX_REGIONS)] = []
+    quiet: list[int] = []
+
+    def moved(self, by: int) -> StoryScene:
+        """The same of sentences whose numbers are so much higher."""
+        numbers = {name: [by + n for n in getattr(self, name)] for name in ("sentences", "quiet")}
+        return self.model_copy(update=numbers)
 
 
 class StoryAnswer(BaseModel):
@@ -93,6 +106,12 @@ def motions_of(words: Words | None) -> list[str] | None:
 def named_of(cast: Sequence[str], text: str) -> list[str]:
     """Those of the cast whom the text names, one or several of a kind ("two foxes")."""
     return [name for name in cast if re.search(rf"\b{re.escape(name)}(s|es)?\b", text, re.IGNORECASE)]
+
+
+def present_of(cast: Sequence[str], text: str) -> list[str]:
+    """Those whom the text does not only speak of ("who dreams of an owl", "the pig's hat", "as big as a lion")."""
+    text = ASIDE.sub(" ", text)
+    return [name for name in cast if named_of([name], re.sub(OF.format(re.escape(name)), " ", text, flags=re.I))]
 
 
 def said_motions(text: str, motions: Sequence[str]) -> list[str]:
@@ -186,7 +205,17 @@ def _only_describes(scene: StoryScene, sentences: list[str], words: Words) -> bo
     if set(scene.motions) != {STILL}:
         return not scene.motions
     told = " ".join(sentences[number - 1] for number in scene.sentences)
-    return bool(STATES.search(told)) and not STAYS.search(told) and not said_motions(told, motions_of(words) or ())
+    return bool(STATES.search(told)) and not _deed_heard(told, words)
+
+
+def _deed_heard(told: str, words: Words) -> bool:
+    """Whether a program hears that somebody does something, or stays where they are."""
+    return bool(STAYS.search(told) or said_motions(told, motions_of(words) or ()))
+
+
+def _quiet(scene: StoryScene, sentences: list[str], words: Words) -> list[int]:
+    """Which sentences of a scene that only describes level 2 need not hear."""
+    return [*scene.quiet, *(n for n in scene.sentences if not _deed_heard(sentences[n - 1], words))]
 
 
 def joined(scenes: list[StoryScene], sentences: list[str], words: Words, characters: Sequence[str]) -> list[StoryScene]:
@@ -202,19 +231,23 @@ def joined(scenes: list[StoryScene], sentences: list[str], words: Words, charact
         return scenes
     out: list[StoryScene] = []
     waiting: list[int] = []
+    quiet: list[int] = []
     for n, scene in enumerate(scenes):
         shown, told = acts[n], [*waiting, *scene.sentences]
-        place = _place_named([sentences[k - 1] for k in scene.sentences], words)
+        said = quiet if shown else [*quiet, *_quiet(scene, sentences, words)]
+        here = [sentences[k - 1] for k in scene.sentences]
+        place = None if INTRODUCES.search(" ".join(here)) else _place_named(here, words)
         if not shown and somebody[n] and place and not (out and out[-1].place == place):
             if n + 1 < len(scenes) and scenes[n + 1].place == place:
-                waiting = told
+                waiting, quiet = told, said
                 continue
-            shown, scene = True, scene.model_copy(update={"place": place})
+            shown, said, scene = True, quiet, scene.model_copy(update={"place": place})
         if shown:
-            out.append(scene.model_copy(update={"sentences": told}))
+            out.append(scene.model_copy(update={"sentences": told, "quiet": [*said, *scene.quiet]}))
         elif out:
-            out[-1] = out[-1].model_copy(update={"sentences": [*out[-1].sentences, *told]})
-        waiting = [] if out else told
+            both = {"sentences": [*out[-1].sentences, *told], "quiet": [*out[-1].quiet, *said]}
+            out[-1] = out[-1].model_copy(update=both)
+        waiting, quiet = ([], []) if out else (told, said)
     return out
 
 
@@ -243,7 +276,7 @@ def _by_place(scenes: list[StoryScene], sentences: list[str], words: Words) -> l
                 parts.append([])
             here = named or here
             parts[-1].append(number)
-        out += [scene.model_copy(update={"sentences": part}) for part in parts]
+        out += [scene] if len(parts) == 1 else [scene.model_copy(update={"sentences": p, "quiet": []}) for p in parts]
     return out
 
 

@@ -18,6 +18,11 @@ SCENERY = (
     "And so the day went by.", "It was a Monday.", "Who would have thought that?", "Time passes.",
     "The light was golden.", "Nobody noticed.", "What fun!", "Something was in the air.", "The world was still young.",
 )  # fmt: skip
+INTRODUCTIONS = (
+    "Once upon a time there was {who}.", "This is the story of {who}.", "Once there was {who} who lived {place}.",
+    "There lived {who} {place}.", "Long ago {who} lived {place}.", "Do you know the tale of {who}?",
+    "Everybody had heard of {who}.", "{place} lived {who}.",
+)  # fmt: skip
 OPENINGS = (
     "One day", "Once upon a time", "Early in the morning", "Later", "The next day", "Suddenly", "After that", "Soon",
     "In the end", "A moment later", "At last", "Then", "Then", "Meanwhile", "Now", "Today", "In the afternoon",
@@ -56,12 +61,16 @@ FEELINGS = {  # after "It " or "The fox "
              "did not know the way", "felt better now", "was looking for the {other}", "never went to the beach",
              "did not jump and did not dance", "could not fly", "had dreamed of the city", "did not run away",
              "had no idea where the {other} was", "said nothing", "knew a secret", "was bored", "was proud of it",
-             "had heard of the {other}", "did not move on", "hoped for snow"),
+             "had heard of the {other}", "did not move on", "hoped for snow", "felt a little dizzy", "fell ill",
+             "was out of breath", "laughed a lot", "had never been so glad", "believed in magic", "forgot the time",
+             "was the winner", "had a cold", "wished to try it, too", "woke up late", "was as proud as the {other}"),
     "present": ("is happy", "is hungry", "is very tired", "is not afraid", "has lost something", "does not say a word",
                 "wants to see the {other}", "likes that very much", "dreams of the {other}", "does not know the way",
                 "feels better now", "is looking for the {other}", "cannot fly", "does not dance", "knows a secret",
                 "does not run away", "has never been to the city", "says nothing", "is bored", "is proud of it",
-                "has heard of the {other}", "wants to be on the beach", "cannot swim", "has all the time in the world"),
+                "has heard of the {other}", "wants to be on the beach", "cannot swim", "has all the time in the world",
+                "feels a little dizzy", "is out of breath", "laughs a lot", "believes in magic", "forgets the time",
+                "is the winner", "has a cold", "wishes to try it, too", "wakes up late"),
 }  # fmt: skip
 
 # Clauses about those whom nobody can draw: present, past.

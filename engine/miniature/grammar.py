@@ -19,6 +19,7 @@ from engine.miniature.asides import (
     BESIDE,
     CLAUSES,
     FEELINGS,
+    INTRODUCTIONS,
     MEETINGS,
     OPENINGS,
     OTHERS,
@@ -27,16 +28,17 @@ from engine.miniature.asides import (
     UNDRAWN,
 )  # fmt: skip
 from engine.miniature.layout import Act, layout
-from engine.miniature.sayings import PLACES, Form, say_motion, say_place
+from engine.miniature.sayings import PLACES, Form, infinitive, say_motion, say_place
 
 NO_PLACE = "meadow"  # where a story happens that does not say
 
 
 @dataclass
 class SmallScene:
-    """Its sentences, and what they mean."""
+    """Its sentences, and what they mean. `home`: the stage that its opening names."""
 
     stage: str
+    home: str | None = None
     opening: list[str] = field(default_factory=list)  # before anything happens
     telling: list[str] = field(default_factory=list)
     closing: list[str] = field(default_factory=list)  # afterwards
@@ -89,7 +91,7 @@ class SmallStory:
         told: list[tuple[tuple[int, str, int], str, list[str]]] = []
         for n, scene in enumerate(self.scenes):
             stage = told[-1][1] if told else NO_PLACE
-            told += [((n, "opening", k), stage, []) for k in range(len(scene.opening))]
+            told += [((n, "opening", k), scene.home or stage, []) for k in range(len(scene.opening))]
             for k in range(len(scene.telling)):
                 motions = list(dict.fromkeys(act.motion for act in scene.acts if act.told == k))
                 told.append(((n, "telling", 0), scene.stage, motions))
@@ -126,6 +128,12 @@ class _Teller:
     def said(self, motion: str, form: Form | None = None) -> str:
         return say_motion(self.rng, motion, form or self.tense)
 
+    def it(self, name: str) -> str:
+        """What a character is called when it is known who is meant: wizards are he, princesses she, the others vary."""
+        if (who := {"wizard": "he", "princess": "she"}.get(name)) and self.chance(0.8):
+            return who
+        return self.rng.choice(["it", "it", "it", "he", "she"])
+
     def tense_of(self, present: str, past: str) -> str:
         return past if self.tense == "past" else present
 
@@ -136,9 +144,13 @@ class _Teller:
         rng, before = self.rng, self.scenes[-1] if self.scenes else None
         carried = self.chance(0.3 if before else 0.06)  # the sentences do not say where
         stage = (before.stage if before else NO_PLACE) if carried else rng.choice(list(PLACES))
-        place = "" if carried else say_place(rng, stage)
-        scene = SmallScene(stage)
         names = rng.sample(self.cast, min(rng.choice([1, 1, 1, 1, 2, 2, 2, 3]), len(self.cast)))
+        scene = SmallScene(stage)
+        if not before and self.chance(0.25):
+            self.introduce(scene, names[0])
+            carried = scene.home is not None and self.chance(0.4)
+            scene.stage = scene.home if carried and scene.home else stage
+        place = "" if carried else say_place(rng, scene.stage)
         kind = rng.random()
         if kind < 0.03:  # only somebody whom nobody can draw, or nobody at all
             others = [other for other in OTHERS if other not in self.given]
@@ -152,17 +164,23 @@ class _Teller:
             self.together(scene, names, place)
         if self.chance(0.08) and len(scene.acts) < 3:
             self.beside(scene)
-        if not before and self.chance(0.25):
-            opening = rng.choice([*SCENERY, f"Once upon a time there was {words.article(names[0])}.",
-                                  f"This is the story of {words.article(names[0])}."])  # fmt: skip
-            if scene.acts or opening in SCENERY:
-                scene.opening.append(opening)
-        elif self.chance(0.28):
+        if not scene.opening and self.chance(0.28):
             scene.closing.append(self.comment(scene))
         self.scenes.append(scene)
 
+    def introduce(self, scene: SmallScene, name: str) -> None:
+        """A sentence before anything happens; it may say who lives where."""
+        rng = self.rng
+        form, home = rng.choice([*SCENERY[::3], *INTRODUCTIONS]), rng.choice([s for s in PLACES if s != "night"])
+        text = form.format(who=words.article(name), place=say_place(rng, home))
+        scene.opening.append(text[0].upper() + text[1:])
+        if "{place}" in form:
+            scene.home = home
+
     def alone(self, scene: SmallScene, name: str, place: str) -> None:
         rng, noun, kind = self.rng, self.noun(name), self.rng.random()
+        if scene.opening and name in scene.opening[0] and self.chance(0.3):
+            noun = self.it(name)
         if kind < 0.32:
             self.change(scene, name, noun, place)
             return
@@ -191,7 +209,7 @@ class _Teller:
 
     def change(self, scene: SmallScene, name: str, noun: str, place: str) -> None:
         """One thing and then another."""
-        rng, it = self.rng, self.rng.choice(["it", "it", "it", "he", "she"])
+        rng, it = self.rng, self.it(name)
         first = self.motion()
         second = self.motion(first)
         scene.acts = [Act(name, first, (1, 3)), Act(name, second, (4, 6))]
@@ -249,6 +267,9 @@ class _Teller:
         if self.chance(0.15):  # the place in the middle
             self.add(scene, f"{a} {place} and {b}" if place else f"{a} and {b}", "")
             return
+        if self.chance(0.06):
+            b = f"{nouns[1]} {self.tense_of('does', 'did')} {rng.choice(['the same', 'so, too', 'likewise'])}"
+            scene.acts[1].motion = motions[0]
         form = rng.choice(["{a} and {b}", "{a}, and {b}", "{a} while {b}", "while {a}, {b}", "{a} as {b}", "{a}; {b}",
                            "{a}, but {b}", "as {a}, {b}", "{a}, and next to it {b}",
                            "{a}. At the same time {b}"])  # fmt: skip
@@ -264,7 +285,7 @@ class _Teller:
         if len(casts) == 2 and len(casts[0]) == len(names) == 1 and casts[0] != names and self.chance(0.4):
             names = [*casts[0], *names]
         if len(names) == 1:
-            it, kind = rng.choice(["it", "it", "it", "he", "she"]), rng.random()
+            it, kind = self.it(names[0]), rng.random()
             if kind < 0.2:
                 self.change(scene, names[0], it, place)
                 return True
@@ -302,7 +323,7 @@ class _Teller:
     def negated(self, name: str, noun: str, motion: str) -> str:
         """What happens, and something else that does not."""
         rng, other = self.rng, self.motion(motion)
-        it = rng.choice(["it", "it", "he", "she"])
+        it = self.it(name)
         does, is_ = self.tense_of("does", "did"), self.tense_of("is", "was")
         do, doing, said = self.said(other, "do"), self.said(other, "doing"), self.said(motion)
         forms = [
@@ -340,14 +361,14 @@ class _Teller:
         rng, names = self.rng, [act.name for act in scene.acts]
         if not names or self.chance(0.4):
             return rng.choice(SCENERY)
-        it = rng.choice(["It", "It", "He", "She"]) if len(set(names)) == 1 else "They"
-        who = it if self.chance(0.5) else f"The {names[0]}"
+        it = self.it(names[0]).capitalize() if len(set(names)) == 1 else "They"
+        absent = [name for name in self.cast if name not in names]
+        who = it if self.chance(0.5) else f"The {rng.choice(absent if absent and self.chance(0.3) else names)}"
         text = rng.choice(FEELINGS[self.tense]).format(other=rng.choice(list(words.BASE_CHARACTERS)))
         if who == "They":
-            for one, many in (("was", "were"), ("is ", "are "), ("has ", "have "), ("does", "do"), ("wants", "want"),
-                              ("likes", "like"), ("feels", "feel"), ("dreams", "dream"),
-                              ("knows", "know")):  # fmt: skip
-                text = re.sub(rf"^{one}", many, text)
+            verb, _, rest = text.partition(" ")
+            many = {"was": "were", "is": "are", "has": "have"}.get(verb)
+            text = f"{many or (infinitive(verb) if verb.endswith('s') else verb)} {rest}"
         return f"{who} {text}{rng.choice(['.', '.', '!'])}"
 
     def noun(self, name: str) -> str:

@@ -24,8 +24,11 @@ MAX_STEP = 12  # from one keyframe to the next
 _STANDING = (36, 96)
 _WHOLE_PATH = {  # motion -> width at most, top, bottom of one box that holds the whole of it
     "jumps up and down": (38, 4, 98), "dances": (38, 34, 96), "runs in circles": (60, 6, 98),
-    "spins around": (40, 30, 98), "zigzags across": (100, 4, 98), "grows bigger": (40, 30, 98),
-    "shrinks": (40, 30, 98), "bounces across": (100, 10, 98), "swoops down": (100, 2, 98),
+    "spins around": (40, 30, 98), "grows bigger": (40, 30, 98), "shrinks": (40, 30, 98),
+}  # fmt: skip
+_ACROSS = {  # motion -> top, bottom of a box that goes along: in one as wide as the picture there is room for several
+    "walks left": _STANDING, "walks right": _STANDING, "zigzags across": (4, 98), "bounces across": (10, 98),
+    "swoops down": (2, 98),
 }  # fmt: skip
 
 
@@ -62,10 +65,10 @@ def _boxes(motion: str, a: int, b: int, left: int | None, farthest: int) -> tupl
         return box, box
     width = min(36, b - a - (6 if b - a < 40 else 14))  # room to walk
     at = _near(left, a, b, width)
-    top, bottom = _STANDING
+    top, bottom = _ACROSS.get(motion, _STANDING)
     start, end = [at, top, at + width, bottom], [at, top, at + width, bottom]
-    if motion in ("walks left", "walks right"):
-        right = motion == "walks right"
+    if motion in _ACROSS:
+        right = motion == "walks right" if motion.startswith("walks") else 2 * at <= a + b - width  # where room is
         a, b = (4, 92) if b - a == 100 else (a, b)  # all of the picture is too far for six keyframes
         near, far = (a, b - width) if right else (b - width, a)
         if left is not None:

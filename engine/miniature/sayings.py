@@ -37,6 +37,7 @@ MOTIONS: dict[str, tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = {
                                       "around", "and looks", "and stares", "quietly")),
         (("waits/waited/waiting", "rests/rested/resting"), ("", "", "for a friend", "patiently", "a little")),
         (("watches/watched/watching", "looks/looked/looking on", "listens/listened/listening"), ("", "", "quietly")),
+        (("watches/watched/watching", "admires/admired/admiring"), ("it", "the show", "it from afar")),
         (("sits/sat/sitting", "stays/stayed/staying"), ("quietly", "where it is", "still", "there", "in its place")),
         (("does/did/doing",), ("nothing", "nothing at all")),
         (("keeps/kept/keeping", "holds/held/holding"), ("still", "perfectly still", "quite still")),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.planner import SENTENCES, read_told
 from engine.miniature import words
 from engine.miniature.grammar import make_story, scene_answer
+from engine.miniature.layout import Act, layout
 from engine.miniature.sayings import MOTIONS, PLACES, say_motion, say_place
 from engine.models import load_bundle
 from engine.plan_rules import MIN_SIDE
@@ -41,6 +43,16 @@ def test_the_grammars_answers_are_plans_the_planner_accepts(seed: int, scenes: i
         for one in scene.regions:
             lefts = [box.left for box in one.boxes.values()]
             assert max((abs(a - b) for a, b in pairwise(lefts)), default=0) <= 0.13
+
+
+@pytest.mark.parametrize("motion", ["zigzags across", "bounces across", "swoops down"])
+def test_a_motion_that_goes_across_has_a_box_for_one_that_goes_along(motion: str) -> None:
+    (alone,) = layout([Act("robot", motion)])
+    assert alone["to"][0] - alone["from"][0] >= 30
+    assert all(right - left < 50 and bottom - top > 85 for left, top, right, bottom in (alone["from"], alone["to"]))
+    came, back = layout([Act("robot", "walks right", (1, 3)), Act("robot", motion, (4, 6))])
+    assert came["to"][0] == back["from"][0]
+    assert (back["to"][0] > back["from"][0]) == (sum(back["from"][::2]) < 100)  # to where there is more room
 
 
 @unhurried

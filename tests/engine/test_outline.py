@@ -10,7 +10,15 @@ from engine.models import load_bundle
 from engine.plan import Region, Scene
 from engine.plan_rules import check_scene
 from engine.planner_answers import check_motions, check_shown, check_together
-from engine.planner_outline import Repairable, StoryScene, check_outline, joined, named_of, said_motions
+from engine.planner_outline import (
+    Repairable,
+    StoryScene,
+    check_outline,
+    joined,
+    named_of,
+    present_of,
+    said_motions,
+)
 from engine.planner_prompts import split_sentences
 
 
@@ -162,6 +170,35 @@ def test_who_is_alone_does_what_is_said_one_after_the_other() -> None:
 
 def test_who_is_named_with_a_motion_that_nobody_does_is_put_beside_the_others() -> None:
     words, place = load_bundle("miniature").words, StoryScene(sentences=[1], place="snow")
-    scene = _scene("A chick stands still while a pig dances by the lion's den.", "chick")
+    scene = _scene("A chick stands still while a pig dances by the lion.", "chick")
     found = _repaired(lambda: check_shown(scene, place, words, []), "names pig and lion")
     assert [(who, what) for who, what, _ in found] == [("chick", "stands still"), ("pig", "dances")]
+
+
+@pytest.mark.parametrize(
+    ("text", "there"),
+    [
+        ("A pig, who had never met an owl, dances with the fox.", ["pig", "fox"]),
+        ("The pig thinks of its old friend the owl and of the fox and the lion.", ["pig", "lion"]),
+        ("A pig as big as a lion takes the owl's hat from the fox.", ["pig"]),
+        ("From the left comes a pig, and from the right a fox; the owl is taller than both.", ["pig", "fox", "owl"]),
+        ("A pig told the fox about a lion. The lion came.", ["pig", "fox", "lion"]),
+    ],
+)
+def test_who_is_only_spoken_of_need_not_be_there(text: str, there: list[str]) -> None:
+    assert present_of(["pig", "fox", "owl", "lion"], text) == there
+
+
+@pytest.mark.parametrize(
+    ("story", "answers", "quiet"),
+    [
+        ("Once a fox lived in the forest. A pig danced. It was glad.", [STILL, DANCES, STILL], [1, 3]),
+        ("A pig danced. The fox watched it. The octopus won. They danced.", [DANCES, STILL, STANDS, STILL], [3]),
+        ("It was night. A pig was there.", [STILL, STILL], None),  # nobody does anything: both are shown
+    ],
+)
+def test_what_only_describes_is_not_to_be_shown(story, answers, quiet) -> None:
+    words, sentences = load_bundle("miniature").words, split_sentences(story)
+    scenes = [StoryScene(sentences=[n], place="snow", motions=motions) for n, motions in enumerate(answers, 1)]
+    found = joined(scenes, sentences, words, [])
+    assert [scene.quiet for scene in found] == ([quiet] if quiet else [[], []])

@@ -88,6 +88,33 @@ async def test_boxes_move_evenly_from_first_to_last_keyframe() -> None:
     assert list(planning.plan.scenes[1].regions[0].boxes) == list(range(1, KEYFRAMES + 1))
 
 
+async def test_who_goes_on_with_the_same_has_one_region() -> None:
+    first, last = (
+        {**WALK["regions"][0], "frames": [1, 3]},
+        {**WALK["regions"][0], "frames": [4, 6], "from": [56, 36, 92, 96]},
+    )
+    planning, _ = await planned(Script([OUTLINE], {"fox": [{"regions": [first, last]}], "dragon": [SPIN]}))
+    (walks,) = planning.plan.scenes[0].regions
+    assert list(walks.boxes) == [1, 2, 3, 4, 5, 6] and (walks.boxes[1].left, walks.boxes[6].left) == (0.04, 0.56)
+
+
+async def test_what_only_describes_is_told_but_not_asked_to_be_shown() -> None:
+    told = story("It was late. A fox set out. The pig was sad. It danced.")
+    outlines = [
+        {"scenes": [{"sentences": [1], "place": "forest", "motions": m}]} for m in ([], ["walks right"], [], ["dances"])
+    ]
+    dance = {"regions": [{**WALK["regions"][0], "motion": "dances"}]}
+    script = Script(outlines, {"set out": [WALK], "It danced": [dance]})
+    planning, _ = await planned(script, SMALL, told)
+    assert [scene.narration for scene in planning.plan.scenes] == [
+        "It was late. A fox set out. The pig was sad.",
+        "It danced.",
+    ]
+    first, second = (asked[0][1]["content"] for asked in script.asked[-2:])
+    assert "pig" not in first and first.endswith("Narration: A fox set out.")
+    assert "Before: It was late. A fox set out. The pig was sad." in second  # "it" may be the pig
+
+
 async def test_two_motions_of_one_follow_each_other() -> None:
     dance = {**WALK["regions"][0], "motion": "dances"}
     both = {"regions": [*WALK["regions"], dance]}
@@ -240,7 +267,7 @@ async def test_who_is_named_must_be_shown_and_who_has_a_picture_is_put_there_at_
     assert max(box.right for box in fox.boxes.values()) <= min(box.left for box in ghost.boxes.values())
     assert "ghost put beside the others" in planning.answers[1]["repaired"]
 
-    told = story("A fox walks right in the forest of the lion.")
+    told = story("A fox walks right in the forest by the lion.")
     planning, _ = await planned(Script([outline], {"fox": [WALK] * 3}), told=told)
     assert [region.entity for region in planning.plan.scenes[0].regions] == ["fox"]
     assert "left as it is" in planning.answers[1]["repaired"]

@@ -1,0 +1,117 @@
+"""Stories whose truth a person wrote down, rendered together and held against it.
+
+    python -m benchmarks.films [STORY.txt ...] [--storage FOLDER]
+
+Without names: all of examples/stories/ and the README's example. Each NAME.txt has a NAME.truth.yaml beside it: who is
+where and does what, from the story alone. So the planner is measured together with everything after it. The films come
+into films/NAME/ as `dreamrunner render` makes them, their contact sheets also into docs/films/NAME.webp, with a table
+in docs/films.md. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from PIL import Image
+from rich.console import Console
+
+from cluster.client import render_films
+from engine.miniature.truth import TruthScore, load_truth, score_film
+from engine.video import read_video
+from serving.export import export
+from serving.progress import Progress
+from serving.render import Options, order_films
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+WIDTH = 1200  # pixels of a contact sheet in docs/
+console = Console(stderr=True)
+
+
+def told_films() -> list[Path]:
+    """The stories that have a truth."""
+    examples = ROOT / "examples"
+    return [
+        truth.with_name(truth.name.replace(".truth.yaml", ".txt")) for truth in sorted(examples.rglob("*.truth.yaml"))
+    ]
+
+
+def figures(score: TruthScore) -> dict[str, float | None]:
+    shares = {"score": score.score, "stages": score.stages, "found": score.found, "motions": score.motions}
+    return {name: None if share is None else round(share, 3) for name, share in shares.items()}
+
+
+def missed(score: TruthScore) -> Iterator[str]:
+    """What does not hold, in words."""
+    for n, scene in enumerate(score.scenes, 1):
+        if scene.stage != scene.stage_seen:
+            yield f"scene {n}: the stage is {scene.stage_seen or 'unclear'}, not {scene.stage}"
+        for actor in scene.actors:
+            if not actor.present:
+                yield f"scene {n}: no {actor.character}"
+            if actor.motion != actor.motion_seen:
+                yield f"scene {n}: {actor.character} {actor.motion_seen or 'does nothing clear'}, not {actor.motion}"
+            if actor.place_right is False:
+                yield f"scene {n}: {actor.character} stands elsewhere"
+        yield from (f"scene {n}: {who} is there and should not be" for who in scene.strangers)
+
+
+def page(scores: dict[str, TruthScore], stories: dict[str, str]) -> str:
+    """docs/films.md."""
+    lines = [
+        "# Six stories, and the films that came of them",
+        "",
+        "Rendered together by `python -m benchmarks.films`, each scored against what a reader of the story expects,",
+        "written down by hand before: the stage of each scene, who is there, and what they do. Nothing is picked: one",
+        "seed, one take. Boxes are the planner's.",
+        "",
+        "| story | score | stages | characters found | motions |",
+        "| --- | --: | --: | --: | --: |",
+    ]
+    for name, score in scores.items():
+        cells = ["-" if share is None else f"{share:.2f}" for share in figures(score).values()]
+        lines.append(f"| [{name}](#{name}) | {' | '.join(cells)} |")
+    for name, score in scores.items():
+        lines += ["", f"## {name}", "", *(f"> {line}" for line in stories[name].splitlines()), ""]
+        lines += [
+            f"What the judge misses: {'; '.join(missed(score)) or 'nothing'}.",
+            "",
+            f"![{name}](films/{name}.webp)",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def main(
+    files: Annotated[list[Path] | None, typer.Argument(help="stories with a truth beside them")] = None,
+    storage: Annotated[str, typer.Option(help="where results are kept")] = ".dreamrunner",
+    out: Annotated[Path, typer.Option(help="where the films come")] = Path("films"),
+    workers: Annotated[int, typer.Option(min=1)] = 2,
+) -> None:
+    """Renders, judges, draws."""
+    files = files or told_films()
+    truths = [load_truth(file.with_suffix(".truth.yaml")) for file in files]
+    order = order_films(files, Options(storage=storage, out=out, workers=workers))
+    if missing := [film.request for film in order.missing()]:
+        with Progress(console, [film.folder.name for film in order.missing()]) as progress:
+            render_films(order.store, missing, workers, None, progress.update)
+    (DOCS / "films").mkdir(parents=True, exist_ok=True)
+    scores = {}
+    for film, truth in zip(order.films, truths, strict=True):
+        name = film.folder.name
+        made = export(order.store, film.request, film.folder)
+        scores[name] = score_film(read_video(made)[0], truth)
+        sheet = Image.open(film.folder / "contact.png").convert("RGB")
+        sheet.thumbnail((WIDTH, sheet.height))
+        sheet.save(DOCS / "films" / f"{name}.webp", quality=80, method=6)
+    stories = {film.folder.name: film.request.story.text.strip() for film in order.films if film.request.story}
+    (DOCS / "films.md").write_text(page(scores, stories))
+    every = TruthScore(scenes=[scene for score in scores.values() for scene in score.scenes], scenes_in_film=0)
+    print(json.dumps({"films": {name: figures(score) for name, score in scores.items()}, "all": figures(every)}))
+
+
+if __name__ == "__main__":
+    typer.run(main)
