@@ -157,7 +157,7 @@ def draw_curve(card: Mapping[str, Any], file: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 3.2), layout="constrained")
     steps = range(1, len(card["curve"]) + 1)
     axes.plot(steps, card["curve"], color="#c8c8c8", linewidth=0.8, label="each step, noise anew")
-    looked = card["held_out"] or "what it learned from"
+    looked = f"held-out clip {card['held_out'][:SHORT]}" if card["held_out"] else "what it learned from"
     axes.plot(*zip(*card["checks"], strict=True), "o-", color="#30638e", markersize=3, label=f"fixed noise, {looked}")
     axes.plot([card["kept_step"]], [card["loss_after"]], "o", color="#d1495b", label=f"kept: {card['kept_step']}")
     axes.set(xlabel="step", ylabel="loss", title=card["name"], ylim=(0, None))
