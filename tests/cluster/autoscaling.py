@@ -33,8 +33,12 @@ class OwnConfig(AutoscalingCluster):
     def _generate_config(self, head_resources, worker_node_types, autoscaler_v2=False, **more):
         lists = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
         head = {"resources": head_resources, "node_config": {}, "max_workers": 0}
+        provider = {  # nodes of one machine share its address, and nobody logs in to start them
+            "type": "fake_multinode", "use_node_id_as_ip": True, "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        }  # fmt: skip
         return {
-            "cluster_name": "films", "max_workers": 2, "provider": {"type": "fake_multinode"}, "auth": {},
+            "cluster_name": "films", "max_workers": 2, "provider": provider, "auth": {},
             "available_node_types": {**worker_node_types, "ray.head.default": head},
             "head_node_type": "ray.head.default", "upscaling_speed": 1.0, "file_mounts": {},
             "cluster_synced_files": [], "file_mounts_sync_continuously": False, "rsync_exclude": [], "rsync_filter": [],
