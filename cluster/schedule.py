@@ -59,8 +59,8 @@ def workers_of(splits: Sequence[Split], idle: int, waiting: int) -> int:
 
 
 def pool_size(now: int, wanted: int, limit: int, kept: int, idle: int, idle_seconds: float, patience: float) -> int:
-    """Workers that a pool of `now` should have: at once as many as jobs could use, `limit` at most; `kept` at least, even
-    when nobody asks for any, and its idle ones fewer only when nothing has waited for `patience` seconds."""
+    """Workers that a pool of `now` should have: as many as jobs could use at once, `limit` at most; never fewer than
+    `kept`, and its idle ones fewer only when nothing has waited for `patience` seconds."""
     grown = max(min(wanted, limit), kept)
     if grown >= now or idle_seconds < patience:
         return max(now, grown)
