@@ -237,6 +237,8 @@ def joined(scenes: list[StoryScene], sentences: list[str], words: Words, charact
         said = quiet if shown else [*quiet, *_quiet(scene, sentences, words)]
         here = [sentences[k - 1] for k in scene.sentences]
         place = None if INTRODUCES.search(" ".join(here)) else _place_named(here, words)
+        if not place and any(_deed_heard(sentence, words) for sentence in here):
+            place = scene.place
         if not shown and somebody[n] and place and not (out and out[-1].place == place):
             if n + 1 < len(scenes) and scenes[n + 1].place == place:
                 waiting, quiet = told, said
