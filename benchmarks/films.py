@@ -4,8 +4,8 @@
 
 Without names: all of examples/stories/ and the README's example. Each NAME.txt has a NAME.truth.yaml beside it: who is
 where and does what, from the story alone. So the planner is measured together with everything after it. The films come
-into films/NAME/ as `dreamrunner render` makes them, their contact sheets also into docs/films/NAME.webp, with a table
-in docs/films.md. The last line is one JSON object.
+into films/NAME/ as `dreamrunner render` makes them, their contact sheets also into docs/stories/NAME.webp, with a table
+in docs/stories.md. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def missed(score: TruthScore) -> Iterator[str]:
 
 
 def page(scores: dict[str, TruthScore], stories: dict[str, str]) -> str:
-    """docs/films.md."""
+    """docs/stories.md."""
     lines = [
         "# Six stories, and the films that came of them",
         "",
@@ -80,7 +80,7 @@ def page(scores: dict[str, TruthScore], stories: dict[str, str]) -> str:
         lines += [
             f"What the judge misses: {'; '.join(missed(score)) or 'nothing'}.",
             "",
-            f"![{name}](films/{name}.webp)",
+            f"![{name}](stories/{name}.webp)",
         ]
     return "\n".join(lines) + "\n"
 
@@ -98,7 +98,7 @@ def main(
     if missing := [film.request for film in order.missing()]:
         with Progress(console, [film.folder.name for film in order.missing()]) as progress:
             render_films(order.store, missing, workers, None, progress.update)
-    (DOCS / "films").mkdir(parents=True, exist_ok=True)
+    (DOCS / "stories").mkdir(parents=True, exist_ok=True)
     scores = {}
     for film, truth in zip(order.films, truths, strict=True):
         name = film.folder.name
@@ -106,9 +106,9 @@ def main(
         scores[name] = score_film(read_video(made)[0], truth)
         sheet = Image.open(film.folder / "contact.png").convert("RGB")
         sheet.thumbnail((WIDTH, sheet.height))
-        sheet.save(DOCS / "films" / f"{name}.webp", quality=80, method=6)
+        sheet.save(DOCS / "stories" / f"{name}.webp", quality=80, method=6)
     stories = {film.folder.name: film.request.story.text.strip() for film in order.films if film.request.story}
-    (DOCS / "films.md").write_text(page(scores, stories))
+    (DOCS / "stories.md").write_text(page(scores, stories))
     every = TruthScore(scenes=[scene for score in scores.values() for scene in score.scenes], scenes_in_film=0)
     print(json.dumps({"films": {name: figures(score) for name, score in scores.items()}, "all": figures(every)}))
 

@@ -24,6 +24,7 @@ from engine.planner_outline import (
     entities_of,
     motions_of,
     named_of,
+    present_of,
     stage_phrases,
 )
 
@@ -132,8 +133,13 @@ def scene_schema(
 ) -> dict[str, Any]:
     """JSON schema of a level-2 answer. Nothing beyond the narration is to be shown: those it names, and with "it" or
     "they" those named before; when it names nobody, anybody whom the story names (a bird may be its owl). "They" are at
-    least two."""
+    least two: those of the sentence before, when it names several."""
     told = f"{narration} {before}" if PRONOUNS.search(narration) else narration
+    several = SEVERAL.search(affirmed(narration))
+    if words and several and before:
+        last = split_sentences(before)[-1]
+        if len(present_of(entities_of(words, characters) or (), last)) >= 2:
+            told = f"{narration} {last}"
     entities = told_entities(words, characters, told, story) or entities_of(words, characters) if words else None
     box = _list({"type": "integer", "minimum": 0, "maximum": 100}, 4, 4)
 
@@ -149,7 +155,7 @@ def scene_schema(
         return _object(fields, optional=("frames", "to"))
 
     regions = _list(region(entities), 0, MAX_REGIONS)
-    if words and entities and 2 <= len(entities) <= MAX_MEANT and SEVERAL.search(affirmed(narration)):
+    if words and entities and 2 <= len(entities) <= MAX_MEANT and several:
         pairs = [[region([one]), region([other])] for one, other in permutations(entities, 2)]
         regions = {"anyOf": [{**_list(region(entities), 2, MAX_REGIONS), "prefixItems": pair} for pair in pairs]}
     return _object({**({} if words else {"reason": _text(None, 400), "background": _text(None)}), "regions": regions})
