@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from PIL import Image
 from rich.console import Console
+from rich.progress import track
 
 from cluster.client import render_films
 from engine.miniature.truth import TruthScore, load_truth, score_film
@@ -99,14 +102,15 @@ def main(
         with Progress(console, [film.folder.name for film in order.missing()]) as progress:
             render_films(order.store, missing, workers, None, progress.update)
     (DOCS / "stories").mkdir(parents=True, exist_ok=True)
-    scores = {}
-    for film, truth in zip(order.films, truths, strict=True):
-        name = film.folder.name
-        made = export(order.store, film.request, film.folder)
-        scores[name] = score_film(read_video(made)[0], truth)
+    frames = []
+    for film in order.films:
+        frames.append(read_video(export(order.store, film.request, film.folder))[0])
         sheet = Image.open(film.folder / "contact.png").convert("RGB")
         sheet.thumbnail((WIDTH, sheet.height))
-        sheet.save(DOCS / "stories" / f"{name}.webp", quality=80, method=6)
+        sheet.save(DOCS / "stories" / f"{film.folder.name}.webp", quality=80, method=6)
+    with ProcessPoolExecutor(initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        judged = track(pool.map(score_film, frames, truths), "judging", len(frames), console=console)
+        scores = {film.folder.name: score for film, score in zip(order.films, judged, strict=True)}
     stories = {film.folder.name: film.request.story.text.strip() for film in order.films if film.request.story}
     (DOCS / "stories.md").write_text(page(scores, stories))
     every = TruthScore(scenes=[scene for score in scores.values() for scene in score.scenes], scenes_in_film=0)
