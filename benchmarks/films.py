@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.progress import track
 
 from cluster.client import render_films
-from engine.miniature.truth import TruthScore, load_truth, score_film
+from engine.miniature.truth import Truth, TruthScore, load_truth, score_film
+from engine.plan import Plan, load_plan
 from engine.video import read_video
 from serving.export import export
 from serving.progress import Progress
@@ -48,6 +49,13 @@ def figures(score: TruthScore) -> dict[str, float | None]:
     return {name: None if share is None else round(share, 3) for name, share in shares.items()}
 
 
+def planned(plan: Plan, truth: Truth) -> float:
+    """The share of the expected motions that the plan has, of the right character in the right scene."""
+    told = [(n, name, actor.motion) for n, scene in enumerate(truth.scenes) for name, actor in scene.characters.items()]
+    there = {(n, region.entity, region.motion) for n, scene in enumerate(plan.scenes) for region in scene.regions}
+    return sum(act in there for act in told) / len(told)
+
+
 def missed(score: TruthScore) -> Iterator[str]:
     """What does not hold, in words."""
     for n, scene in enumerate(score.scenes, 1):
@@ -63,23 +71,23 @@ def missed(score: TruthScore) -> Iterator[str]:
         yield from (f"scene {n}: {who} is there and should not be" for who in scene.strangers)
 
 
-def page(scores: dict[str, TruthScore], stories: dict[str, str]) -> str:
+def page(scores: dict[str, TruthScore], plans: dict[str, float], stories: dict[str, str]) -> str:
     """docs/stories.md."""
     lines = [
         "# Six stories, and the films that came of them",
         "",
-        "Rendered together by `python -m benchmarks.films`, each scored against what a reader of the story expects,",
-        "written down by hand before: the stage of each scene, who is there, and what they do. Nothing is picked: one",
-        "seed, one take. Boxes are the planner's.",
+        "Rendered together by `python -m benchmarks.films`, each held against what a reader of the story expects,",
+        "written down by hand before: the stage of each scene, who is there, and what they do. `motions planned` is",
+        "the plan alone. Nothing is picked: one seed, one take. Boxes are the planner's.",
         "",
-        "| story | score | stages | characters found | motions |",
-        "| --- | --: | --: | --: | --: |",
+        "| story | motions planned | score | stages | characters found | motions |",
+        "| --- | --: | --: | --: | --: | --: |",
     ]
     for name, score in scores.items():
         cells = ["-" if share is None else f"{share:.2f}" for share in figures(score).values()]
-        lines.append(f"| [{name}](#{name}) | {' | '.join(cells)} |")
+        lines.append(f"| [{name}](#{name}) | {plans[name]:.2f} | {' | '.join(cells)} |")
     for name, score in scores.items():
-        lines += ["", f"## {name}", "", *(f"> {line}" for line in stories[name].splitlines()), ""]
+        lines += ["", f"## {name}", "", *(f"> {line}".strip() for line in stories[name].splitlines()), ""]
         lines += [
             f"What the judge misses: {'; '.join(missed(score)) or 'nothing'}.",
             "",
@@ -112,9 +120,14 @@ def main(
         judged = track(pool.map(score_film, frames, truths), "judging", len(frames), console=console)
         scores = {film.folder.name: score for film, score in zip(order.films, judged, strict=True)}
     stories = {film.folder.name: film.request.story.text.strip() for film in order.films if film.request.story}
-    (DOCS / "stories.md").write_text(page(scores, stories))
+    plans = {
+        film.folder.name: planned(load_plan(film.folder / "plan.yaml"), truth)
+        for film, truth in zip(order.films, truths, strict=True)
+    }
+    (DOCS / "stories.md").write_text(page(scores, plans, stories))
     every = TruthScore(scenes=[scene for score in scores.values() for scene in score.scenes], scenes_in_film=0)
-    print(json.dumps({"films": {name: figures(score) for name, score in scores.items()}, "all": figures(every)}))
+    films = {name: {"planned": round(plans[name], 3), **figures(score)} for name, score in scores.items()}
+    print(json.dumps({"films": films, "all": figures(every)}))
 
 
 if __name__ == "__main__":
