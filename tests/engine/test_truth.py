@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from benchmarks.films import told_films
 from engine.errors import InputError
 from engine.miniature.motions import make_track
 from engine.miniature.truth import Truth, load_truth, score_film
 from engine.miniature.world import make_clip
+from engine.models import load_bundle
+from engine.planner_prompts import check_cast
+from engine.story import load_story
 from tests.conftest import ROOT
 
 
@@ -47,3 +53,11 @@ def test_the_examples_truth_names_only_what_is_there(tmp_path) -> None:
     (tmp_path / "t.yaml").write_text("scenes:\n- stage: office\n")
     with pytest.raises(InputError, match=r"scenes\.0\.stage: .*'office' is not in this world"):
         load_truth(tmp_path / "t.yaml")
+
+
+@pytest.mark.parametrize("file", told_films(), ids=lambda file: file.stem)
+def test_the_examples_have_a_truth_for_each_scene_of_their_story(file: Path) -> None:
+    story, images = load_story(file)
+    assert len(load_truth(file.with_suffix(".truth.yaml")).scenes) == len(story.text.strip().split("\n\n"))
+    assert len(images) == len(story.characters)
+    check_cast(story.text, list(story.characters), load_bundle("miniature"))
