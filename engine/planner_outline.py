@@ -240,7 +240,8 @@ def joined(scenes: list[StoryScene], sentences: list[str], words: Words, charact
         if not place and any(_deed_heard(sentence, words) for sentence in here):
             place = scene.place
         if not shown and somebody[n] and place and not (out and out[-1].place == place):
-            if n + 1 < len(scenes) and scenes[n + 1].place == place:
+            following = next((later for later, act in zip(scenes[n + 1 :], acts[n + 1 :], strict=True) if act), None)
+            if following and following.place == place:
                 waiting, quiet = told, said
                 continue
             shown, said, scene = True, quiet, scene.model_copy(update={"place": place})

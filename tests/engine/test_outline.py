@@ -54,9 +54,9 @@ DANCES, STILL, STANDS = ["dances"], list[str](), ["stands still"]
             [([1], "city"), ([2, 3], "forest")],
         ),
         (  # a deed that the model took for none, somewhere else than the next
-            "A pig waited by the waves. A fox danced in the city. The pig waited there.",
-            [("beach", STILL), ("city", DANCES), ("city", STILL)],
-            [([1], "beach"), ([2, 3], "city")],
+            "A pig waited by the waves. It was late. A fox danced in the city. The pig waited there.",
+            [("beach", STILL), ("beach", STILL), ("city", DANCES), ("city", STILL)],
+            [([1, 2], "beach"), ([3, 4], "city")],
         ),
         (  # what comes before both
             "It was night. A pig lived in the forest. It danced.",
