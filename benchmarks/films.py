@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cluster.client import render_films
+from engine.errors import InputError
 from engine.miniature.truth import Truth, TruthScore, load_truth, score_film
 from engine.plan import Plan, load_plan
 from engine.video import read_video
@@ -53,7 +54,7 @@ def planned(plan: Plan, truth: Truth) -> float:
     """The share of the expected motions that the plan has, of the right character in the right scene."""
     told = [(n, name, actor.motion) for n, scene in enumerate(truth.scenes) for name, actor in scene.characters.items()]
     there = {(n, region.entity, region.motion) for n, scene in enumerate(plan.scenes) for region in scene.regions}
-    return sum(act in there for act in told) / len(told)
+    return sum(act in there for act in told) / len(told) if told else 1.0
 
 
 def missed(score: TruthScore) -> Iterator[str]:
@@ -74,11 +75,12 @@ def missed(score: TruthScore) -> Iterator[str]:
 def page(scores: dict[str, TruthScore], plans: dict[str, float], stories: dict[str, str]) -> str:
     """docs/stories.md."""
     lines = [
-        "# Six stories, and the films that came of them",
+        "# Stories, and the films that came of them",
         "",
         "Rendered together by `python -m benchmarks.films`, each held against what a reader of the story expects,",
         "written down by hand before: the stage of each scene, who is there, and what they do. `motions planned` is",
-        "the plan alone. Nothing is picked: one seed, one take. Boxes are the planner's.",
+        "the plan alone. One seed, one take; boxes are the planner's. How the planner was changed with some of these",
+        "stories in view: [planner.md](planner.md).",
         "",
         "| story | motions planned | score | stages | characters found | motions |",
         "| --- | --: | --: | --: | --: | --: |",
@@ -104,11 +106,14 @@ def main(
 ) -> None:
     """Renders, judges, draws."""
     files = files or told_films()
-    truths = [load_truth(file.with_suffix(".truth.yaml")) for file in files]
-    order = order_films(files, Options(storage=storage, out=out, workers=workers))
-    if missing := [film.request for film in order.missing()]:
-        with Progress(console, [film.folder.name for film in order.missing()]) as progress:
-            render_films(order.store, missing, workers, None, progress.update)
+    try:
+        truths = [load_truth(file.with_suffix(".truth.yaml")) for file in files]
+        order = order_films(files, Options(storage=storage, out=out, workers=workers))
+    except InputError as error:
+        raise SystemExit(str(error)) from None
+    if missing := order.missing():
+        with Progress(console, [film.folder.name for film in missing]) as progress:
+            render_films(order.store, [film.request for film in missing], workers, None, progress.update)
     (DOCS / "stories").mkdir(parents=True, exist_ok=True)
     frames = []
     for film in order.films:
