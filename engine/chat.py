@@ -12,7 +12,7 @@ import psutil
 
 from engine.errors import InputError
 from engine.models import Bundle
-from engine.planner_model import adapter_path, model_path, planner_of
+from engine.planner_model import planner_of, tuned
 
 Message = dict[str, str]  # role, content
 
@@ -54,7 +54,7 @@ class VllmChat:
         threads that wait for each other at every operation are slower than one when other work takes turns with them.
         """
         self.settings = planner_of(bundle)
-        adapter = adapter_path(bundle)
+        model, untuned = tuned(bundle)
         # vLLM's own processes read these when they start. Its binding to cores would shut out a machine's other work.
         os.environ["OMP_NUM_THREADS"] = str(threads or idle_cores())
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
@@ -72,13 +72,13 @@ class VllmChat:
         before = set(mine.children(recursive=True))
         self.engine = AsyncLLM.from_engine_args(
             AsyncEngineArgs(
-                model=model_path(bundle), dtype=self.settings.dtype, max_model_len=self.settings.max_model_len,
-                enforce_eager=True, enable_lora=adapter is not None, max_lora_rank=16, disable_log_stats=True,
+                model=model, dtype=self.settings.dtype, max_model_len=self.settings.max_model_len,
+                enforce_eager=True, enable_lora=untuned is not None, max_lora_rank=16, disable_log_stats=True,
                 structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
             )
         )  # fmt: skip
         self.guard = end_with_me([child.pid for child in set(mine.children(recursive=True)) - before])
-        self.lora = LoRARequest("planner", 1, adapter) if adapter else None
+        self.untuned = LoRARequest("untuned", 1, untuned) if untuned else None
         self.tokenizer = self.engine.get_tokenizer()
 
     async def complete(
@@ -100,7 +100,7 @@ class VllmChat:
         )  # fmt: skip
         text = ""
         request = {"prompt_token_ids": tokens}
-        lora = self.lora if adapter else None
+        lora = None if adapter else self.untuned
         async for output in self.engine.generate(request, sampling, uuid.uuid4().hex, lora_request=lora):
             text = output.outputs[0].text
         return text

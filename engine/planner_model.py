@@ -8,12 +8,15 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from engine.errors import InputError
 from engine.models import Bundle, PlannerModel
 
 PACKAGE = "package:"
+CONFIG = "adapter_config.json"
+UNTUNED = "untuned"  # the adapter's opposite
 
 
 def planner_of(bundle: Bundle) -> PlannerModel:
@@ -40,7 +43,7 @@ def planner_at(bundle: Bundle, url: str | None, model: str | None) -> Bundle:
 
 
 def model_path(bundle: Bundle) -> str:
-    """What transformers and vLLM load. A GGUF file is unpacked into the cache by the first call (15 s)."""
+    """The model without its adapter, for transformers and vLLM. A GGUF file is unpacked into the cache at first (15 s)."""
     name = planner_of(bundle).model
     if name.startswith(PACKAGE):
         return str(unpacked(_gguf_file(name.removeprefix(PACKAGE))))
@@ -54,7 +57,7 @@ def adapter_path(bundle: Bundle) -> str | None:
     if adapter is None:
         return None
     folder = bundle.folder / adapter
-    if not (folder / "adapter_config.json").is_file():
+    if not (folder / CONFIG).is_file():
         raise InputError(f"model {bundle.name}: planner.adapter: no peft adapter lies in {folder}")
     return str(folder)
 
@@ -72,27 +75,66 @@ def _gguf_file(package: str) -> Path:
 
 
 def unpacked(gguf: Path) -> Path:
-    """The model of a GGUF file as bfloat16 safetensors, with its tokenizer, in a cache folder named by its sha256.
-
-    Whole or not at all: written beside its place and then renamed, so that processes may race.
-    """
+    """The model of a GGUF file as bfloat16 safetensors, with its tokenizer, in a cache folder named by its sha256."""
     with gguf.open("rb") as data:
         key = hashlib.file_digest(data, "sha256").hexdigest()
+
+    def unpack(folder: Path) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+        )
+        model.save_pretrained(folder, safe_serialization=True)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+
+    return _cached(key, unpack)
+
+
+def tuned(bundle: Bundle) -> tuple[str, str | None]:
+    """What vLLM loads: the model with the bundle's adapter in its weights, and the folder of a LoRA that takes it out
+    again, for questions to the model as it was. A bundle without an adapter has its model, and no LoRA.
+
+    In the weights since a LoRA beside them costs a CPU more than the model itself. Made in the cache by the first call.
+    """
+    base, adapter = model_path(bundle), adapter_path(bundle)
+    if adapter is None:
+        return base, None
+    weights = Path(adapter) / "adapter_model.safetensors"
+    key = hashlib.sha256(base.encode() + weights.read_bytes() + (Path(adapter) / CONFIG).read_bytes()).hexdigest()
+
+    def merge(folder: Path) -> None:
+        import peft
+        import torch
+        from safetensors.torch import load_file, save_file
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+        dtype = model.dtype  # the sum is rounded once
+        merged = peft.PeftModel.from_pretrained(model.to(torch.float32), adapter).merge_and_unload()
+        merged.to(dtype).save_pretrained(folder, safe_serialization=True)
+        AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+        (folder / UNTUNED).mkdir()
+        shutil.copy(Path(adapter) / CONFIG, folder / UNTUNED)
+        opposite = {name: -value if ".lora_B." in name else value for name, value in load_file(weights).items()}
+        save_file(opposite, folder / UNTUNED / weights.name, {"format": "pt"})
+
+    folder = _cached(key, merge)
+    return str(folder), str(folder / UNTUNED)
+
+
+def _cached(key: str, make: Callable[[Path], None]) -> Path:
+    """The cache folder of that key, made when it is not there: beside its place and then renamed, so that it is whole
+    or not at all, and processes may race."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreamrunner" / "planner"
     folder = cache / key
     if folder.is_dir():
         return folder
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
     cache.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{key[:8]}.", dir=cache))
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
-        )
-        model.save_pretrained(partial, safe_serialization=True)
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
+        make(partial)
         try:
             partial.rename(folder)
         except OSError:  # another process was first

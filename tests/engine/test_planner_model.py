@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from safetensors import safe_open
 
 from engine.errors import InputError
 from engine.models import PlannerModel, load_bundle
-from engine.planner_model import adapter_path, model_path
+from engine.planner_model import adapter_path, model_path, tuned
 
 ROOT = Path(__file__).parent.parent.parent
 MINIATURE = load_bundle("miniature")
@@ -47,3 +50,37 @@ def test_a_planner_that_is_not_there_is_said_so(tmp_path: Path) -> None:
     assert model_path(bundle(model="org/name")) == "org/name"
     (tmp_path / "here").mkdir()
     assert model_path(bundle(model="here")) == str(tmp_path / "here")
+
+
+def test_the_adapter_is_in_the_weights_and_can_be_taken_out() -> None:
+    folder, untuned = tuned(MINIATURE)
+    base, adapter = Path(model_path(MINIATURE)), Path(adapter_path(MINIATURE))
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    first = min(config["layers_to_transform"])
+
+    def weight(file: Path, name: str) -> torch.Tensor:
+        with safe_open(file, "pt") as data:
+            return data.get_tensor(name).float()
+
+    for layer in (first - 1, first, 29):
+        for part in ("self_attn.q_proj", "mlp.down_proj"):
+            name = f"model.layers.{layer}.{part}"
+            before, after = (weight(Path(f) / "model.safetensors", f"{name}.weight") for f in (base, folder))
+            if layer < first:
+                assert torch.equal(before, after)
+                continue
+            learned, opposite = (
+                weight(f / "adapter_model.safetensors", f"base_model.model.{name}.lora_B.weight")
+                @ weight(f / "adapter_model.safetensors", f"base_model.model.{name}.lora_A.weight")
+                * (config["lora_alpha"] / config["r"])
+                for f in (adapter, Path(untuned))
+            )
+            assert learned.abs().max() > 0.01
+            assert torch.allclose(after, before + learned, atol=1e-4, rtol=2**-8)  # bfloat16 has 8 bits
+            assert torch.allclose(after + opposite, before, atol=2e-3, rtol=2**-7)
+
+
+def test_a_model_without_an_adapter_is_loaded_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    bundle = MINIATURE.model_copy(update={"planner": PlannerModel(model="here"), "folder": tmp_path})
+    assert tuned(bundle) == (str(tmp_path / "here"), None)
