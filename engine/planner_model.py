@@ -43,7 +43,7 @@ def planner_at(bundle: Bundle, url: str | None, model: str | None) -> Bundle:
 
 
 def model_path(bundle: Bundle) -> str:
-    """The model without its adapter, for transformers and vLLM. A GGUF file is unpacked into the cache at first (15 s)."""
+    """The model without its adapter, for transformers and vLLM. A GGUF file is first unpacked into the cache (15 s)."""
     name = planner_of(bundle).model
     if name.startswith(PACKAGE):
         return str(unpacked(_gguf_file(name.removeprefix(PACKAGE))))
