@@ -25,6 +25,7 @@ from engine.models import Bundle
 from engine.plan import MAX_SCENES, Plan, Scene
 from engine.plan_repair import consistent_names
 from engine.planner_answers import SceneAnswer, check_motions, check_shown, check_together, make_scene
+from engine.planner_names import by_kind
 from engine.planner_outline import (
     Refused,
     Repairable,
@@ -33,10 +34,12 @@ from engine.planner_outline import (
     TopicAnswer,
     check_invented,
     check_outline,
+    entities_of,
     joined,
     parse_answer,
 )  # fmt: skip
 from engine.planner_prompts import (
+    SCENES_BEFORE,
     check_cast,
     scene_messages,
     scene_schema,
@@ -99,14 +102,15 @@ class _Planner:
         if not sentences:
             raise InputError("story: text: it is empty; write what happens, a sentence or more for each scene")
         check_cast(self.text, list(self.story.characters), self.bundle)
-        outline = await self._outline(sentences)
+        heard = by_kind(sentences, entities_of(self.bundle.words, list(self.story.characters)) or ())
+        outline = await self._outline(heard)
         self.report(0, len(outline))
-        told = [[sentences[n - 1] for n in scene.sentences] for scene in outline]
+        told = [[heard[n - 1] for n in scene.sentences] for scene in outline]
         tasks = []
         for n, scene in enumerate(outline):
-            acted = [sentences[k - 1] for k in scene.sentences if k not in scene.quiet] or told[n]
-            # two scenes may introduce "them", and so may what this one begins with
-            before = [*chain(*told[max(n - 2, 0) : n]), *told[n][: told[n].index(acted[0])]]
+            acted = [heard[k - 1] for k in scene.sentences if k not in scene.quiet] or told[n]
+            # several scenes may introduce "them", and so may what this one begins with
+            before = [*chain(*told[max(n - SCENES_BEFORE, 0) : n]), *told[n][: told[n].index(acted[0])]]
             name = f"scene-{n + 1}-{slug(scene.place)}"
             asking = self._place(name, scene, " ".join(acted), " ".join(before), len(outline))
             tasks.append(asyncio.ensure_future(asking))
@@ -115,7 +119,10 @@ class _Planner:
         finally:
             for task in tasks:  # when one has failed, the others' answers are of no use
                 task.cancel()
-        scenes = [s.model_copy(update={"narration": " ".join(all_)}) for s, all_ in zip(placed, told, strict=True)]
+        scenes = [
+            scene.model_copy(update={"narration": " ".join(sentences[n - 1] for n in its.sentences)})
+            for scene, its in zip(placed, outline, strict=True)
+        ]
         self.answers.sort(key=lambda a: (LEVELS.index(a["level"]), a["number"], a["attempt"]))
         if self.bundle.words is None:
             scenes, renamed = consistent_names(scenes)

@@ -29,11 +29,19 @@ STAYS = re.compile(
     re.IGNORECASE,
 )
 INTRODUCES = re.compile(r"\b(once|lived|lives)\b", re.IGNORECASE)  # "Once there was a fox in a forest": no shot yet
-NEGATION = re.compile(
-    r"\b(not|no|nobody|never|without|instead|cannot|wants?|wanted|refuses?d?)\b|n['’]t\b", re.IGNORECASE
+# how a sentence begins that goes on with the shot before
+GOES_ON = re.compile(
+    r"(and |but )?(at the (very )?same (time|moment)|all the while|(meanwhile,? )?(right )?"
+    r"((beside|next to|behind|in front of|opposite) (it|him|her|them)|(at|by) (its|his|her|their) side))\b",
+    re.IGNORECASE,
 )
-
-
+# what it says does not happen
+NEGATION = re.compile(
+    r"\b(not|no|nobody|never|without|instead|cannot|wants?|wanted|refuses?d?|as (if|though)|seem(s|ed)?|wish(es|ed)?)\b"
+    r"|n['’]t\b",
+    re.IGNORECASE,
+)
+QUOTED = re.compile(r"[\"“][^\"“”]*[\"”]")  # what somebody says is not seen
 ASIDE = re.compile(r", (who|which|that|whose|whom|where)\b[^,.;:!?]*", re.IGNORECASE)  # ", who had never met the owl"
 # somebody, {}, who is only spoken of: "of its old friend the owl", "the owl's"
 OF = r"\b(of|about|from|like|than|for|as \w+ as)( (?!(and|left|right)\b)[\w’'-]+){{0,4}} {0}\b|\b{0}['’]s\b"
@@ -110,14 +118,14 @@ def named_of(cast: Sequence[str], text: str) -> list[str]:
 
 def present_of(cast: Sequence[str], text: str) -> list[str]:
     """Those whom the text does not only speak of ("who dreams of an owl", "the pig's hat", "as big as a lion")."""
-    text = ASIDE.sub(" ", text)
+    text = ASIDE.sub(" ", QUOTED.sub(" ", text))
     return [name for name in cast if named_of([name], re.sub(OF.format(re.escape(name)), " ", text, flags=re.I))]
 
 
 def said_motions(text: str, motions: Sequence[str]) -> list[str]:
     """Those of the motions that the text says in their own words, in any tense ("stood still"; "a dance" is none), in
     the order in which it says them."""
-    spoken = re.findall(r"[\w'’-]+", text)
+    spoken = re.findall(r"[\w'’-]+", QUOTED.sub(" ", text))
     verbs = [n for n in range(len(spoken)) if n == 0 or not DETERMINERS.fullmatch(spoken[n - 1])]
     said = [m for n in verbs for m in motions if m == normal_motion(" ".join(spoken[n : n + len(m.split())]))]
     return list(dict.fromkeys(said))
@@ -221,7 +229,7 @@ def _quiet(scene: StoryScene, sentences: list[str], words: Words) -> list[int]:
 def joined(scenes: list[StoryScene], sentences: list[str], words: Words, characters: Sequence[str]) -> list[StoryScene]:
     """The scenes, those that only describe being part of the one before, at the beginning of the one after. Who comes
     into another place is described with the scene that is there; when none is, that is a scene of its own. When none
-    of all shows anybody, all stay."""
+    of all shows anybody, all stay. What begins with "At the same time" or "Beside it" goes on with the one before."""
     cast = [*words.characters, *characters]
     somebody = [_names_somebody(scene, sentences, cast) for scene in scenes]
     acts = [
@@ -245,13 +253,20 @@ def joined(scenes: list[StoryScene], sentences: list[str], words: Words, charact
                 waiting, quiet = told, said
                 continue
             shown, said, scene = True, quiet, scene.model_copy(update={"place": place})
-        if shown:
+        if out and (not shown or _goes_on(scene, here, out[-1])):
+            last, more = out[-1], scene.motions if shown else []
+            both = {"sentences": [*last.sentences, *told], "motions": list(dict.fromkeys([*last.motions, *more]))}
+            out[-1] = last.model_copy(update=both | {"quiet": [*last.quiet, *said, *(scene.quiet if shown else ())]})
+        elif shown:
             out.append(scene.model_copy(update={"sentences": told, "quiet": [*said, *scene.quiet]}))
-        elif out:
-            both = {"sentences": [*out[-1].sentences, *told], "quiet": [*out[-1].quiet, *said]}
-            out[-1] = out[-1].model_copy(update=both)
         waiting, quiet = ([], []) if out else (told, said)
     return out
+
+
+def _goes_on(scene: StoryScene, sentences: list[str], before: StoryScene) -> bool:
+    """Whether the scene is one shot with the one before, by its first words."""
+    count = len(dict.fromkeys([*before.motions, *scene.motions]))
+    return scene.place == before.place and count <= MAX_REGIONS and bool(GOES_ON.match(sentences[0]))
 
 
 def _place_named(sentences: list[str], words: Words) -> str | None:

@@ -29,6 +29,7 @@ from engine.planner_outline import (
 )
 
 SEVERAL = re.compile(r"\b(they|both|the two)\b", re.IGNORECASE)
+SCENES_BEFORE = 3  # whose narration is told when one says "it" or "they"
 MAX_MEANT = 3  # among whom the schema chooses those who are meant by "they"
 SENTENCE_LETTERS = 400  # longer ones are cut, so that no single line fills the model's context
 SYSTEM = "You plan animated films."
@@ -80,7 +81,7 @@ def story_messages(bundle: Bundle, sentences: list[str], characters: list[str], 
 def scene_messages(
     bundle: Bundle, outline: StoryScene, narration: str, before: str, characters: list[str]
 ) -> list[Message]:
-    """The question of level 2. `before`: the narration of the two scenes before, told when this one says "it"."""
+    """The question of level 2. `before`: the narration of the scenes before, told when this one says "it"."""
     return _messages(
         bundle, "scene", place=outline.place, motions=outline.motions or [STILL], narration=narration,
         before=before if PRONOUNS.search(narration) else "", characters=characters, words=bundle.words,

@@ -1,4 +1,4 @@
-"""Trains the miniature's planner adapter: a LoRA on the linear layers, on stories made by the grammar.
+"""Trains the miniature's planner adapter: a LoRA on the linear layers, on stories by the grammar and by hand.
 
     python -m engine.miniature.train_planner
 
@@ -18,18 +18,19 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.miniature import words
-from engine.miniature.grammar import make_story, scene_answer
+from engine.miniature.grammar import SmallStory, make_story, scene_answer
 from engine.miniature.settings import BUNDLE, TrainingSettings
+from engine.miniature.told import told_story
 from engine.miniature.trainer import Trainer
 from engine.models import Bundle, load_bundle
 from engine.plan import KEYFRAMES
 from engine.planner_model import model_path
 from engine.planner_outline import StoryScene
-from engine.planner_prompts import scene_messages, sentences_at_once, story_messages
+from engine.planner_prompts import SCENES_BEFORE, scene_messages, sentences_at_once, story_messages
 
 ADAPTER = BUNDLE / "planner"
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"  # what the adapter's config says it belongs to
-TRAINING = TrainingSettings(minutes=216, lr=2e-3, batch=8, warmup_steps=10, weight_decay=0.0, ema=0.97, seed=5)
+TRAINING = TrainingSettings(minutes=281, lr=4e-3, batch=8, warmup_steps=10, weight_decay=0.0, ema=0.97, seed=5)
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class LoraSettings:
     stories: int = 10  # in a level-1 batch
     story_every: int = 2  # steps
     wrong_hint: float = 0.25  # of level-2 prompts: level 1 may err, and the narration is to be believed
+    told: float = 0.55  # of the stories: those written by hand
     described: float = 0.3  # of level-2 prompts: what only describes is still in the narration, as level 1 may err
 
 
@@ -63,11 +65,16 @@ class Trainable(torch.nn.Module):
         yield from self.weights.items()
 
 
+def any_story(rng: random.Random, scenes: int) -> SmallStory:
+    """A story by hand, or one of so many scenes by the grammar."""
+    return told_story(rng) if rng.random() < LORA.told else make_story(rng, scenes)
+
+
 def story_pairs(rng: random.Random, count: int, bundle: Bundle) -> list[Pair]:
     """Level 1: a piece of a story, as the planner cuts it, and its scenes."""
     pairs, most = [], sentences_at_once(bundle)
     for _ in range(count):
-        story = make_story(rng, rng.randint(1, 4))
+        story = any_story(rng, rng.randint(1, 4))
         first = rng.randrange(len(story.sentences))
         piece = story.sentences[first : first + most]
         messages = story_messages(bundle, piece, story.characters, story.place_before(first))
@@ -76,12 +83,12 @@ def story_pairs(rng: random.Random, count: int, bundle: Bundle) -> list[Pair]:
 
 
 def scene_pairs(rng: random.Random, count: int, bundle: Bundle) -> list[Pair]:
-    """Level 2: one scene, with the scene before, and who is where doing what."""
+    """Level 2: one scene, with those before, and who is where doing what."""
     pairs = []
     for _ in range(count):
-        story = make_story(rng, 3)
-        n = rng.randrange(3)
-        scene, before = story.scenes[n], [earlier.narration for earlier in story.scenes[max(n - 2, 0) : n]]
+        story = any_story(rng, SCENES_BEFORE + 1)
+        n = rng.randrange(len(story.scenes))
+        scene, before = story.scenes[n], [earlier.narration for earlier in story.scenes[max(n - SCENES_BEFORE, 0) : n]]
         narration = scene.narration
         if rng.random() >= LORA.described:
             before, narration = [*before, *scene.opening], " ".join(scene.telling)

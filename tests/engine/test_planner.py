@@ -13,7 +13,7 @@ from engine.errors import InputError
 from engine.models import PlannerModel, load_bundle
 from engine.plan import KEYFRAMES, dump_plan, parse_plan
 from engine.planner import PlanningFailed, plan_story
-from engine.planner_outline import Repairable, StoryScene, check_outline
+from engine.planner_outline import Repairable, StoryScene, check_outline, joined
 from engine.planner_prompts import sentences_at_once, topic_schema
 from engine.story import Story
 
@@ -217,6 +217,31 @@ async def test_what_only_describes_makes_no_scene() -> None:
     assert first.narration == "It was cold. A fox walks right in the forest. Snow fell."
     assert "repaired" not in planning.answers[0]
     assert (first.id, second.id) == ("scene-1-forest", "scene-2-beach")
+
+
+@pytest.mark.parametrize(
+    ("second", "place", "scenes"),
+    [
+        ("At the same time a pig danced.", "forest", [[1, 2, 3]]),
+        ("Right beside it, a pig danced.", "forest", [[1, 2, 3]]),
+        ("And at his side a pig danced.", "forest", [[1, 2, 3]]),
+        ("At the same time a pig danced.", "beach", [[1, 2], [3]]),  # elsewhere: another shot
+        ("A pig danced beside it.", "forest", [[1, 2], [3]]),
+        ("Behind it lay the mountains.", "forest", [[1, 2, 3]]),  # which only describes
+    ],
+)
+def test_what_begins_with_at_the_same_time_is_the_same_shot(second: str, place: str, scenes: list[list[int]]) -> None:
+    sentences = ["A fox walked to the right in the forest.", "It was cold.", second]
+    motions = ["dances"] if "danced" in second else []
+    answered = [
+        StoryScene(sentences=[1], place="forest", motions=["walks right"]),
+        StoryScene(sentences=[2], place="forest"),
+        StoryScene(sentences=[3], place=place, motions=motions),
+    ]
+    made = joined(answered, sentences, MINIATURE.words, [])
+    assert [scene.sentences for scene in made] == scenes
+    assert made[0].motions == ["walks right", *(motions if scenes == [[1, 2, 3]] else [])]
+    assert made[0].quiet == ([2, 3] if not motions else [2])
 
 
 async def test_a_small_model_is_asked_about_one_sentence_at_a_time() -> None:
