@@ -28,6 +28,10 @@ from engine.planner_outline import (
 )  # fmt: skip
 from engine.planner_prompts import SEVERAL, affirmed
 
+# "he" and "it" who do something, as in "and it danced"; not "told it"
+SUBJECT = re.compile(
+    r"\b(he|she|they)\b|(^|[,;.:!?—] |\b(and|but|so|then|when|until|while|as|before|after) )it\b", re.IGNORECASE
+)
 Percent = Annotated[int, Field(ge=0, le=100)]
 PercentBox = tuple[Percent, Percent, Percent, Percent]
 Keyframe = Annotated[int, Field(ge=1, le=KEYFRAMES)]
@@ -89,27 +93,63 @@ def check_motions(scene: Scene, place: str, words: Words | None, characters: lis
 
 
 def check_shown(scene: Scene, outline: StoryScene, words: Words | None, characters: list[str]) -> None:
-    """Raises Repairable when the narration names a character that is not shown. Should no better answer come, one that
+    """Raises Repairable when the narration names a character that is not shown. Should no better answer come, a model
+    of few words puts who is named in the place of one who is not, when nobody is called "he" or "it", and shows who is
+    named in one breath with another ("the pig and the fox", "with the fox") beside them, in the same motion. One that
     is given by a picture is put beside the others, in the first motion of the narration or the outline that nobody
     does, and so is another while the narration says such a motion. Else the name may be on a sign; then the scene is
     left as it is."""
     told = affirmed(scene.narration)
+    cast = entities_of(words, characters) or characters
     shown = {region.entity for region in scene.regions}
-    missing = [name for name in present_of(entities_of(words, characters) or characters, told) if name not in shown]
+    missing = [name for name in present_of(cast, told) if name not in shown]
     missing.sort(key=lambda name: told.lower().find(name.lower()))
     if not missing:
         return
     reason = f"the narration names {' and '.join(missing)}, and no region shows them"
-    done = {region.motion for region in scene.regions}
-    said = [motion for motion in said_motions(told, motions_of(words) or ()) if motion not in done]
-    free = list(dict.fromkeys([*said, *(motion for motion in outline.motions if motion not in done)]))
-    given = [name for n, name in enumerate(missing) if name in characters or n < len(said)]
-    given = given[: MAX_REGIONS - len(scene.regions)]
     where = stage_phrases(words, outline.place)[0] if words else f", {scene.background}"
-    for entity in given:
-        motion = free.pop(0) if free else STILL
-        scene = beside(scene, entity, motion, _caption(entity, motion, where, characters).replace(" ,", ","))
-    raise Repairable(reason, scene, f"{' and '.join(given)} put beside the others" if given else "left as it is")
+    done: list[str] = []
+
+    def put_beside(scene: Scene, entity: str, motion: str) -> Scene:
+        done.append(f"{entity} put beside the others")
+        return beside(scene, entity, motion, _caption(entity, motion, where, characters).replace(" ,", ","))
+
+    for name in list(missing) if words else ():
+        like = next((r for r in scene.regions if _in_one_breath(told, r.entity, name)), None)
+        strange = [r.entity for r in scene.regions if r.entity != NONE and not named_of([r.entity], told)]
+        if strange and not SUBJECT.search(told):
+            scene = _instead(scene, strange[0], name, where, characters)
+            done.append(f"{name} put in the place of {strange[0]}")
+        elif like and len(scene.regions) < MAX_REGIONS:
+            scene = put_beside(scene, name, like.motion)
+        else:
+            continue
+        missing.remove(name)
+    motions = {region.motion for region in scene.regions}
+    said = [motion for motion in said_motions(told, motions_of(words) or ()) if motion not in motions]
+    free = list(dict.fromkeys([*said, *(motion for motion in outline.motions if motion not in motions)]))
+    given = [name for n, name in enumerate(missing) if name in characters or n < len(said)]
+    for entity in given[: MAX_REGIONS - len(scene.regions)]:
+        scene = put_beside(scene, entity, free.pop(0) if free else STILL)
+    raise Repairable(reason, scene, ", ".join(done) or "left as it is")
+
+
+def _in_one_breath(told: str, shown: str, name: str) -> bool:
+    """Whether the text names the two side by side ("the pig, the panda and the fox"), or says "with the fox"."""
+    some = r"(?:(?:an?|the|its|his|her|our) )?(?:\w+ )?"
+    pairs = [f"{a},?(?: and)? {some}{b}" for a, b in ((shown, name), (name, shown))]
+    return bool(re.search(rf"\b(?:{'|'.join(pairs)}|with {some}{name})\b", told, re.IGNORECASE))
+
+
+def _instead(scene: Scene, old: str, new: str, where: str, characters: list[str]) -> Scene:
+    """The scene with another in somebody's place."""
+    regions = tuple(
+        r.model_copy(update={"entity": new, "caption": _caption(new, r.motion, where, characters)})
+        if r.entity == old
+        else r
+        for r in scene.regions
+    )
+    return scene.model_copy(update={"regions": regions})
 
 
 def check_together(scene: Scene, place: str, before: str, words: Words, characters: list[str]) -> None:

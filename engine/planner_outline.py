@@ -13,7 +13,12 @@ from engine.motion_names import normal_motion
 
 MAX_REGIONS = 4  # method: at most four motions a scene
 MAX_NARRATION = 2000  # letters
-PRONOUNS = re.compile(r"\b(it|its|he|she|his|her|him|they|them|both|two)\b", re.IGNORECASE)
+# who is not named
+PRONOUNS = re.compile(
+    r"\b(it|its|he|she|his|her|hers|him|they|them|their|both|two|each|every(one|body)|"
+    r"(this|that|the( [\w'’-]+)?) one|all (three|of them)|the (others|friends|pair|three))\b",
+    re.IGNORECASE,
+)
 DETERMINERS = re.compile(r"an?|the|this|that|his|her|its|their|every|each|some", re.IGNORECASE)  # before a noun
 STILL = "stands still"  # what somebody does who does nothing else
 # "lived", "was bored", "won", "did not laugh": what a sentence without a deed says; not when it tells of standing there

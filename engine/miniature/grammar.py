@@ -35,10 +35,12 @@ NO_PLACE = "meadow"  # where a story happens that does not say
 
 @dataclass
 class SmallScene:
-    """Its sentences, and what they mean. `home`: the stage that its opening names."""
+    """Its sentences, and what they mean. `home`: the stage that its opening names. `unsure`: whether the opening may
+    name the scene's own."""
 
     stage: str
     home: str | None = None
+    unsure: bool = False
     opening: list[str] = field(default_factory=list)  # before anything happens
     telling: list[str] = field(default_factory=list)
     closing: list[str] = field(default_factory=list)  # afterwards
@@ -81,6 +83,11 @@ class SmallStory:
                 scenes.append({"sentences": [number], "place": stage, "motions": motions})
             last = part
         return {"scenes": scenes}
+
+    def unsure(self, sentence: int) -> bool:
+        """Whether nobody has said which place, if any, the sentence names."""
+        scene, part, _ = self._told()[sentence][0]
+        return part == "opening" and self.scenes[scene].unsure
 
     def place_before(self, sentence: int) -> str:
         """Where the story is when this sentence begins; nothing at its beginning."""

@@ -119,7 +119,8 @@ def _small(told: ToldScene, parts: dict[str, str]) -> SmallScene:
     home = next((sentence.place for sentence in told.sentences[:first] if sentence.place), None)
     if home is None and _names(told.place, " ".join(texts[:first])):
         home = told.place
-    scene = SmallScene(told.place, home, texts[:first], texts[first:last], texts[last:])
+    unsure = first > 0 and home is None
+    scene = SmallScene(told.place, home, unsure, texts[:first], texts[first:last], texts[last:])
     said = [(n - first, *doing) for n in acting for doing in told.sentences[n].acts]
     doings = [doing for k, doing in enumerate(said) if doing[1:] not in [other[1:] for other in said[:k]]]
     often, turn = Counter(who for _, who, _ in doings), Counter[str]()

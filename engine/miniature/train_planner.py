@@ -75,7 +75,7 @@ def story_pairs(rng: random.Random, count: int, bundle: Bundle) -> list[Pair]:
     pairs, most = [], sentences_at_once(bundle)
     for _ in range(count):
         story = any_story(rng, rng.randint(1, 4))
-        first = rng.randrange(len(story.sentences))
+        first = rng.choice([n for n in range(len(story.sentences)) if not story.unsure(n)])
         piece = story.sentences[first : first + most]
         messages = story_messages(bundle, piece, story.characters, story.place_before(first))
         pairs.append((messages, story.answer(first, most)))

@@ -181,6 +181,30 @@ def test_who_is_named_with_a_motion_that_nobody_does_is_put_beside_the_others() 
 
 
 @pytest.mark.parametrize(
+    ("told", "answered", "shown"),
+    [
+        ("The pig, the panda and a small chick stood still.", ["pig", "panda"], ["pig", "panda", "chick"]),
+        ("It stood still with the old panda.", ["pig"], ["pig", "panda"]),
+        ("His friend the panda stood still.", ["wizard"], ["panda"]),
+        ("A chick and a frog stood still for it.", ["elephant", "frog"], ["frog", "chick"]),
+        ("It watched while the panda stood still.", ["wizard"], ["wizard"]),  # "it" may be the wizard
+        ("A panda stood still, and the frog's hat fell.", ["panda"], ["panda"]),
+    ],
+)
+def test_who_is_named_is_shown_with_or_for_another(told: str, answered: list[str], shown: list[str]) -> None:
+    words, place = load_bundle("miniature").words, StoryScene(sentences=[1], place="snow")
+    scene = _scene(told, *answered)
+    try:
+        check_shown(scene, place, words, [])
+    except Repairable as wrong:
+        scene = wrong.answer
+    assert sorted(region.entity for region in scene.regions) == sorted(shown)
+    assert {region.motion for region in scene.regions} == {"stands still"}
+    for region in scene.regions:
+        assert region.entity in region.caption
+
+
+@pytest.mark.parametrize(
     ("text", "there"),
     [
         ("A pig, who had never met an owl, dances with the fox.", ["pig", "fox"]),
