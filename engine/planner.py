@@ -154,19 +154,17 @@ class _Planner:
             for scene in await self._divide(piece, start + 1, outline[-1].place if outline else ""):
                 outline.append(scene.moved(start))
         if self.bundle.words and len(sentences) > size:  # what only describes may stand at a piece's end
-            outline = joined(outline, sentences, self.bundle.words, list(self.story.characters))
+            outline = joined(outline, sentences, self.bundle.words)
         if len(outline) > MAX_SCENES:
             raise PlanningFailed(f"story: it became {len(outline)} scenes, a film has at most {MAX_SCENES}; divide it")
         return outline
 
     async def _divide(self, sentences: list[str], first: int, place: str) -> list[StoryScene]:
         messages = story_messages(self.bundle, sentences, list(self.story.characters), place)
-        schema = story_schema(self.bundle.words, len(sentences))
+        schema = story_schema(self.bundle.words, sentences)
 
         def accept(text: str) -> list[StoryScene]:
-            return check_outline(
-                parse_answer(StoryAnswer, text).scenes, sentences, self.bundle.words, list(self.story.characters)
-            )
+            return check_outline(parse_answer(StoryAnswer, text).scenes, sentences, self.bundle.words)
 
         what = f"sentences {first} to {first + len(sentences) - 1}"
         return await self._ask("story", what, first, messages, schema, 64 + 60 * len(sentences), accept)

@@ -94,15 +94,16 @@ def check_motions(scene: Scene, place: str, words: Words | None, characters: lis
 
 def check_shown(scene: Scene, outline: StoryScene, words: Words | None, characters: list[str]) -> None:
     """Raises Repairable when the narration names a character that is not shown. Should no better answer come, a model
-    of few words puts who is named in the place of one who is not, when nobody is called "he" or "it", and shows who is
-    named in one breath with another ("the pig and the fox", "with the fox") beside them, in the same motion. One that
-    is given by a picture is put beside the others, in the first motion of the narration or the outline that nobody
-    does, and so is another while the narration says such a motion. Else the name may be on a sign; then the scene is
-    left as it is."""
+    of few words puts who is named in the place of one who is only spoken of, or of one who is not named when nobody is
+    called "he" or "it", and shows who is named in one breath with another ("the pig and the fox", "with the fox")
+    beside them, in the same motion. One that is given by a picture is put beside the others, in the first motion of the
+    narration or the outline that nobody does, and so is another while the narration says such a motion. Else the name
+    may be on a sign; then the scene is left as it is."""
     told = affirmed(scene.narration)
     cast = entities_of(words, characters) or characters
     shown = {region.entity for region in scene.regions}
-    missing = [name for name in present_of(cast, told) if name not in shown]
+    present = present_of(cast, told)
+    missing = [name for name in present if name not in shown]
     missing.sort(key=lambda name: told.lower().find(name.lower()))
     if not missing:
         return
@@ -116,8 +117,9 @@ def check_shown(scene: Scene, outline: StoryScene, words: Words | None, characte
 
     for name in list(missing) if words else ():
         like = next((r for r in scene.regions if _in_one_breath(told, r.entity, name)), None)
-        strange = [r.entity for r in scene.regions if r.entity != NONE and not named_of([r.entity], told)]
-        if strange and not SUBJECT.search(told):
+        strange = [r.entity for r in scene.regions if r.entity not in (NONE, *present)]
+        strange.sort(key=lambda entity: not named_of([entity], told))  # first who is only spoken of
+        if strange and (named_of(strange[:1], told) or not SUBJECT.search(told)):
             scene = _instead(scene, strange[0], name, where, characters)
             done.append(f"{name} put in the place of {strange[0]}")
         elif like and len(scene.regions) < MAX_REGIONS:

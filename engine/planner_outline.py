@@ -21,19 +21,6 @@ PRONOUNS = re.compile(
 )
 DETERMINERS = re.compile(r"an?|the|this|that|his|her|its|their|every|each|some", re.IGNORECASE)  # before a noun
 STILL = "stands still"  # what somebody does who does nothing else
-# "lived", "was bored", "won", "did not laugh": what a sentence without a deed says; not when it tells of standing there
-STATES = re.compile(
-    r"\b((was|were|is|are)(?! (\w+ly )?\w+ing\b)|ha[sd]|live[sd]?|won|lost|like[sd]?|love[sd]?|wants?|wanted|"
-    r"kn[eo]ws?|believe[sd]?|forg[oe]ts?|"
-    r"(can|could|did|does|do|would) ?not)\b|n['’]t\b",
-    re.IGNORECASE,
-)
-STAYS = re.compile(
-    r"\b(st(and|ood|ay|are|aring|ill|op|atue)|wait|watch|sat\b|sit|rest|look|gaz|motionless|fr(ee|o)ze|nothing|mov|budge|"
-    r"rooted|listen|paus|linger|remain)",
-    re.IGNORECASE,
-)
-INTRODUCES = re.compile(r"\b(once|lived|lives)\b", re.IGNORECASE)  # "Once there was a fox in a forest": no shot yet
 # how a sentence begins that goes on with the shot before
 GOES_ON = re.compile(
     r"(and |but )?(at the (very )?same (time|moment)|all the while|(meanwhile,? )?(right )?"
@@ -143,14 +130,12 @@ def check_invented(sentences: list[str]) -> None:
         raise Repairable("a sentence comes twice; something new must happen in each", once, "told once")
 
 
-def check_outline(
-    scenes: list[StoryScene], sentences: list[str], words: Words | None, characters: Sequence[str] = ()
-) -> list[StoryScene]:
+def check_outline(scenes: list[StoryScene], sentences: list[str], words: Words | None) -> list[StoryScene]:
     """The scenes, when they hold every sentence once and in order, each in the place that its sentences name. Raises
     Repairable with that put right, and Refused for a scene of too many letters.
 
-    Places bind models of few words alone. With these, scenes without a motion, or of sentences that name nobody ("The
-    end."), only describe and join their neighbours; one that reads any text may show an empty street.
+    Places bind models of few words alone. With these, scenes without a motion only describe and join their neighbours;
+    one that reads any text may show an empty street.
     """
     reasons, done, certain = [], [], True
     if reason := _disorder(scenes, len(sentences)):
@@ -159,7 +144,7 @@ def check_outline(
         done.append("sentences given to the scenes in order")
     if words:
         scenes = [_with_said_motions(scene, sentences, words) for scene in scenes]
-        scenes = joined(scenes, sentences, words, characters)
+        scenes = joined(scenes, sentences, words)
         divided = _by_place(scenes, sentences, words)
         if len(divided) > len(scenes):
             reasons.append("a scene is one shot in one place, and the sentences of one name two")
@@ -208,73 +193,35 @@ def _with_said_motions(scene: StoryScene, sentences: list[str], words: Words) ->
     return scene.model_copy(update={"motions": said[:MAX_REGIONS]})
 
 
-def _names_somebody(scene: StoryScene, sentences: list[str], cast: list[str]) -> bool:
-    told = " ".join(sentences[number - 1] for number in scene.sentences)
-    return bool(PRONOUNS.search(told) or named_of(cast, told))
-
-
-def _only_describes(scene: StoryScene, sentences: list[str], words: Words) -> bool:
-    """Nobody does anything, or stands still in sentences that tell of a state alone ("The octopus won.")."""
-    if set(scene.motions) != {STILL}:
-        return not scene.motions
-    told = " ".join(sentences[number - 1] for number in scene.sentences)
-    return bool(STATES.search(told)) and not _deed_heard(told, words)
-
-
-def _deed_heard(told: str, words: Words) -> bool:
-    """Whether a program hears that somebody does something, or stays where they are."""
-    return bool(STAYS.search(told) or said_motions(told, motions_of(words) or ()))
-
-
-def _quiet(scene: StoryScene, sentences: list[str], words: Words) -> list[int]:
-    """Which sentences of a scene that only describes level 2 need not hear."""
-    return [*scene.quiet, *(n for n in scene.sentences if not _deed_heard(sentences[n - 1], words))]
-
-
-def joined(scenes: list[StoryScene], sentences: list[str], words: Words, characters: Sequence[str]) -> list[StoryScene]:
-    """The scenes, those that only describe being part of the one before, at the beginning of the one after. Who comes
-    into another place is described with the scene that is there; when none is, that is a scene of its own. When none
-    of all shows anybody, all stay. What begins with "At the same time" or "Beside it" goes on with the one before."""
-    cast = [*words.characters, *characters]
-    somebody = [_names_somebody(scene, sentences, cast) for scene in scenes]
-    acts = [
-        named and not _only_describes(scene, sentences, words) for scene, named in zip(scenes, somebody, strict=True)
-    ]
-    if not any(acts):
+def joined(scenes: list[StoryScene], sentences: list[str], words: Words) -> list[StoryScene]:
+    """The scenes, those without a motion being part of the one before, at the beginning of the one after. What begins
+    with "At the same time" or "Beside it" goes on with the one before. When none of all has a motion, all stay."""
+    if not any(scene.motions for scene in scenes):
         return scenes
     out: list[StoryScene] = []
     waiting: list[int] = []
-    quiet: list[int] = []
-    for n, scene in enumerate(scenes):
-        shown, told = acts[n], [*waiting, *scene.sentences]
-        said = quiet if shown else [*quiet, *_quiet(scene, sentences, words)]
-        here = [sentences[k - 1] for k in scene.sentences]
-        place = None if INTRODUCES.search(" ".join(here)) else _place_named(here, words)
-        if not place and any(_deed_heard(sentence, words) for sentence in here):
-            place = scene.place
-        if not shown and somebody[n] and place and not (out and out[-1].place == place):
-            following = next((later for later, act in zip(scenes[n + 1 :], acts[n + 1 :], strict=True) if act), None)
-            if following and following.place == place:
-                waiting, quiet = told, said
-                continue
-            shown, said, scene = True, quiet, scene.model_copy(update={"place": place})
-        if out and (not shown or _goes_on(scene, here, out[-1])):
-            last, more = out[-1], scene.motions if shown else []
-            both = {"sentences": [*last.sentences, *told], "motions": list(dict.fromkeys([*last.motions, *more]))}
-            out[-1] = last.model_copy(update=both | {"quiet": [*last.quiet, *said, *(scene.quiet if shown else ())]})
-        elif shown:
-            out.append(scene.model_copy(update={"sentences": told, "quiet": [*said, *scene.quiet]}))
-        waiting, quiet = ([], []) if out else (told, said)
+    for scene in scenes:
+        told = [*waiting, *scene.sentences]
+        quiet = [*waiting, *(scene.quiet if scene.motions else scene.sentences)]
+        if out and (not scene.motions or _goes_on(scene, sentences, out[-1])):
+            last = out[-1]
+            both = {"sentences": [*last.sentences, *told], "quiet": [*last.quiet, *quiet]}
+            both["motions"] = list(dict.fromkeys([*last.motions, *scene.motions]))
+            out[-1] = last.model_copy(update=both)
+        elif scene.motions:
+            out.append(scene.model_copy(update={"sentences": told, "quiet": quiet}))
+        waiting = [] if out else told
     return out
 
 
 def _goes_on(scene: StoryScene, sentences: list[str], before: StoryScene) -> bool:
     """Whether the scene is one shot with the one before, by its first words."""
     count = len(dict.fromkeys([*before.motions, *scene.motions]))
-    return scene.place == before.place and count <= MAX_REGIONS and bool(GOES_ON.match(sentences[0]))
+    first = sentences[next(n for n in scene.sentences if n not in scene.quiet) - 1]
+    return scene.place == before.place and count <= MAX_REGIONS and bool(GOES_ON.match(first))
 
 
-def _place_named(sentences: list[str], words: Words) -> str | None:
+def place_named(sentences: list[str], words: Words) -> str | None:
     """The one place that the sentences name in the bundle's own words ("in the forest", "through the snow"). What a
     sentence with a negation names is left alone."""
     told = " ".join(sentence.lower() for sentence in sentences if not NEGATION.search(sentence))
@@ -294,7 +241,7 @@ def _by_place(scenes: list[StoryScene], sentences: list[str], words: Words) -> l
         parts: list[list[int]] = [[]]
         here = None
         for number in scene.sentences:
-            named = _place_named([sentences[number - 1]], words)
+            named = place_named([sentences[number - 1]], words)
             if here and named and named != here:
                 parts.append([])
             here = named or here
@@ -307,7 +254,7 @@ def _where_named(scenes: list[StoryScene], sentences: list[str], words: Words) -
     """Which scenes are elsewhere than their sentences say, and all scenes where they should be."""
     wrong, right = [], []
     for n, scene in enumerate(scenes, 1):
-        named = _place_named([sentences[k - 1] for k in scene.sentences], words)
+        named = place_named([sentences[k - 1] for k in scene.sentences], words)
         if named and scene.place != named:
             wrong.append(f"scene {n} is {stage_phrases(words, named)[0]}, so its place is {named}")
             scene = scene.model_copy(update={"place": named})

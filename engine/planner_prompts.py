@@ -24,6 +24,7 @@ from engine.planner_outline import (
     entities_of,
     motions_of,
     named_of,
+    place_named,
     present_of,
     stage_phrases,
 )
@@ -103,14 +104,16 @@ def _text(choice: list[str] | None, most: int = 200) -> dict[str, Any]:
     return {"type": "string", "enum": choice} if choice else {"type": "string", "minLength": 1, "maxLength": most}
 
 
-def story_schema(words: Words | None, sentences: int) -> dict[str, Any]:
-    """JSON schema of a level-1 answer on so many sentences."""
+def story_schema(words: Words | None, sentences: list[str]) -> dict[str, Any]:
+    """JSON schema of a level-1 answer on these sentences. The place that a single one names plainly is the only one."""
+    count = len(sentences)
+    named = place_named(sentences, words) if words and count == 1 else None
     scene = {
-        "sentences": _list({"type": "integer", "minimum": 1, "maximum": sentences}, 1, sentences),
-        "place": _text(list(words.stages) if words else None),
+        "sentences": _list({"type": "integer", "minimum": 1, "maximum": count}, 1, count),
+        "place": _text([named] if named else list(words.stages) if words else None),
         "motions": _list(_text(motions_of(words), 60), 0, MAX_REGIONS),
     }
-    return _object({"scenes": _list(_object(scene), 1, sentences)})
+    return _object({"scenes": _list(_object(scene), 1, count)})
 
 
 def told_entities(words: Words, characters: list[str], *texts: str) -> list[str]:

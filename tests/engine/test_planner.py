@@ -208,7 +208,7 @@ async def test_what_only_describes_makes_no_scene() -> None:
         "It was cold. A fox walks right in the forest. Snow fell. On the beach a dragon spins around.", "dragon"
     )
     places = ("snow", "forest", "forest", "beach")
-    motions = ([], ["walks right"], ["falls down"], ["spins around"])  # "Snow fell." is nobody's motion
+    motions = ([], ["walks right"], [], ["spins around"])
     scenes = [
         {"sentences": [n], "place": p, "motions": m} for n, p, m in zip(range(1, 5), places, motions, strict=True)
     ]
@@ -238,7 +238,7 @@ def test_what_begins_with_at_the_same_time_is_the_same_shot(second: str, place: 
         StoryScene(sentences=[2], place="forest"),
         StoryScene(sentences=[3], place=place, motions=motions),
     ]
-    made = joined(answered, sentences, MINIATURE.words, [])
+    made = joined(answered, sentences, MINIATURE.words)
     assert [scene.sentences for scene in made] == scenes
     assert made[0].motions == ["walks right", *(motions if scenes == [[1, 2, 3]] else [])]
     assert made[0].quiet == ([2, 3] if not motions else [2])

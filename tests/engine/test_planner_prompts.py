@@ -44,8 +44,13 @@ def test_they_are_at_least_two() -> None:
 def test_the_schema_knows_the_bundles_words_and_the_storys_characters() -> None:
     entity = scene_schema(MINIATURE.words, ["dragon"])["properties"]["regions"]["items"]["properties"]["entity"]
     assert entity["enum"] == [*words.BASE_CHARACTERS, "dragon"]
-    scene = story_schema(MINIATURE.words, 3)["properties"]["scenes"]["items"]["properties"]
+    told = ["A fox walks in the snow.", "It dances.", "A pig is on the beach."]
+    scene = story_schema(MINIATURE.words, told)["properties"]["scenes"]["items"]["properties"]
     assert scene["place"]["enum"] == list(words.STAGES)
+    for sentence, places in zip(told, (["snow"], list(words.STAGES), ["beach"]), strict=True):
+        alone = story_schema(MINIATURE.words, [sentence])["properties"]["scenes"]["items"]["properties"]
+        assert alone["place"]["enum"] == places  # what a program can read
+    assert "enum" not in story_schema(None, told)["properties"]["scenes"]["items"]["properties"]["place"]
     assert scene["motions"]["items"]["enum"] == list(words.MOTIONS)
     free = scene_schema(None, ["dragon"])["properties"]
     assert "enum" not in free["regions"]["items"]["properties"]["entity"]
@@ -55,9 +60,10 @@ def test_the_schema_knows_the_bundles_words_and_the_storys_characters() -> None:
 def test_schemas_are_what_the_grammar_compiler_takes() -> None:
     import xgrammar
 
+    told = ["A fox walks in the snow.", "It dances."]
     for vocabulary in (MINIATURE.words, None):
         for schema in (
-            story_schema(vocabulary, 8), scene_schema(vocabulary, ["dragon"]), topic_schema(vocabulary, ["dragon"]),
+            story_schema(vocabulary, told), scene_schema(vocabulary, ["dragon"]), topic_schema(vocabulary, ["dragon"]),
             scene_schema(vocabulary, ["dragon"], "They ran.", "A fox met a dragon."),
         ):  # fmt: skip
             assert xgrammar.Grammar.from_json_schema(json.dumps(schema), any_whitespace=False)
