@@ -16,7 +16,6 @@ import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any, Literal, TypeVar
 
 from engine.chat import ChatModel, Message
@@ -39,7 +38,7 @@ from engine.planner_outline import (
     parse_answer,
 )  # fmt: skip
 from engine.planner_prompts import (
-    SCENES_BEFORE,
+    before_of,
     check_cast,
     scene_messages,
     scene_schema,
@@ -102,15 +101,17 @@ class _Planner:
         if not sentences:
             raise InputError("story: text: it is empty; write what happens, a sentence or more for each scene")
         check_cast(self.text, list(self.story.characters), self.bundle)
-        heard = by_kind(sentences, entities_of(self.bundle.words, list(self.story.characters)) or ())
+        cast = entities_of(self.bundle.words, list(self.story.characters)) or ()
+        heard = by_kind(sentences, cast)
         outline = await self._outline(heard)
         self.report(0, len(outline))
         told = [[heard[n - 1] for n in scene.sentences] for scene in outline]
+        narrations = [" ".join(its) for its in told]
         tasks = []
         for n, scene in enumerate(outline):
             acted = [heard[k - 1] for k in scene.sentences if k not in scene.quiet] or told[n]
             # several scenes may introduce "them", and so may what this one begins with
-            before = [*chain(*told[max(n - SCENES_BEFORE, 0) : n]), *told[n][: told[n].index(acted[0])]]
+            before = [*before_of(narrations[:n], cast), *told[n][: told[n].index(acted[0])]]
             name = f"scene-{n + 1}-{slug(scene.place)}"
             asking = self._place(name, scene, " ".join(acted), " ".join(before), len(outline))
             tasks.append(asyncio.ensure_future(asking))

@@ -205,7 +205,7 @@ def joined(scenes: list[StoryScene], sentences: list[str], words: Words) -> list
         quiet = [*waiting, *(scene.quiet if scene.motions else scene.sentences)]
         if out and (not scene.motions or _goes_on(scene, sentences, out[-1])):
             last = out[-1]
-            both = {"sentences": [*last.sentences, *told], "quiet": [*last.quiet, *quiet]}
+            both: dict[str, Any] = {"sentences": [*last.sentences, *told], "quiet": [*last.quiet, *quiet]}
             both["motions"] = list(dict.fromkeys([*last.motions, *scene.motions]))
             out[-1] = last.model_copy(update=both)
         elif scene.motions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from itertools import permutations
 from pathlib import Path
@@ -29,8 +30,17 @@ from engine.planner_outline import (
     stage_phrases,
 )
 
+SAID_OF = {  # who is called what; animals are it, he or she
+    "she": re.compile(r"\b(princess|queen|girl|witch|woman|mother|grandmother|lady)\b", re.IGNORECASE),
+    "he": re.compile(r"\b(wizard|king|prince|boy|knight|man|father|grandfather)\b", re.IGNORECASE),
+}
+CALLED = {
+    "she": re.compile(r"\b(she|hers?)\b", re.IGNORECASE),
+    "he": re.compile(r"\b(he|his|him)\b", re.IGNORECASE),
+}
 SEVERAL = re.compile(r"\b(they|both|the two)\b", re.IGNORECASE)
-SCENES_BEFORE = 3  # whose narration is told when one says "it" or "they"
+SCENES_BEFORE = (3, 8)  # whose narration is told when one says "it" or "they": at least, and at most
+MEANT = 2  # of the cast, who must be named in it
 MAX_MEANT = 3  # among whom the schema chooses those who are meant by "they"
 SENTENCE_LETTERS = 400  # longer ones are cut, so that no single line fills the model's context
 SYSTEM = "You plan animated films."
@@ -116,6 +126,13 @@ def story_schema(words: Words | None, sentences: list[str]) -> dict[str, Any]:
     return _object({"scenes": _list(_object(scene), 1, count)})
 
 
+def before_of(narrations: Sequence[str], cast: Sequence[str]) -> list[str]:
+    """Of the scenes before one, those it may refer to: the last three, and more until two of the cast are named."""
+    least, most = SCENES_BEFORE
+    some = (narrations[-n:] for n in range(least, most + 1))
+    return list(next((those for those in some if len(named_of(cast, " ".join(those))) >= MEANT), narrations[-most:]))
+
+
 def told_entities(words: Words, characters: list[str], *texts: str) -> list[str]:
     """Those whom the first of the texts that names somebody names."""
     known = entities_of(words, characters) or []
@@ -145,6 +162,9 @@ def scene_schema(
         if len(present_of(entities_of(words, characters) or (), last)) >= 2:
             told = f"{narration} {last}"
     entities = told_entities(words, characters, told, story) or entities_of(words, characters) if words else None
+    if entities and not several and PRONOUNS.search(narration):
+        here = named_of(entities, narration)
+        entities = [name for name in entities if name in here or _may_be_meant(name, narration)] or entities
     box = _list({"type": "integer", "minimum": 0, "maximum": 100}, 4, 4)
 
     def region(entities: list[str] | None) -> dict[str, Any]:
@@ -163,6 +183,11 @@ def scene_schema(
         pairs = [[region([one]), region([other])] for one, other in permutations(entities, 2)]
         regions = {"anyOf": [{**_list(region(entities), 2, MAX_REGIONS), "prefixItems": pair} for pair in pairs]}
     return _object({**({} if words else {"reason": _text(None, 400), "background": _text(None)}), "regions": regions})
+
+
+def _may_be_meant(name: str, narration: str) -> bool:
+    """Whether the narration's pronouns may mean somebody: a princess is she, a wizard he."""
+    return all(CALLED[he].search(narration) for he, known in SAID_OF.items() if known.search(name))
 
 
 def affirmed(narration: str) -> str:

@@ -26,7 +26,7 @@ from engine.models import Bundle, load_bundle
 from engine.plan import KEYFRAMES
 from engine.planner_model import model_path
 from engine.planner_outline import StoryScene
-from engine.planner_prompts import SCENES_BEFORE, scene_messages, sentences_at_once, story_messages
+from engine.planner_prompts import before_of, scene_messages, sentences_at_once, story_messages
 
 ADAPTER = BUNDLE / "planner"
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"  # what the adapter's config says it belongs to
@@ -86,10 +86,10 @@ def scene_pairs(rng: random.Random, count: int, bundle: Bundle) -> list[Pair]:
     """Level 2: one scene, with those before, and who is where doing what."""
     pairs = []
     for _ in range(count):
-        story = any_story(rng, SCENES_BEFORE + 1)
+        story = any_story(rng, 4)
         n = rng.randrange(len(story.scenes))
-        scene, before = story.scenes[n], [earlier.narration for earlier in story.scenes[max(n - SCENES_BEFORE, 0) : n]]
-        narration = scene.narration
+        scene, earlier = story.scenes[n], [before.narration for before in story.scenes[:n]]
+        before, narration = before_of(earlier, [*words.BASE_CHARACTERS, *story.characters]), scene.narration
         if rng.random() >= LORA.described:
             before, narration = [*before, *scene.opening], " ".join(scene.telling)
         motions = scene.motions

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from engine.miniature import words
 from engine.models import PlannerModel, load_bundle
-from engine.planner_prompts import scene_schema, split_sentences, story_messages, story_schema, topic_schema
+from engine.planner_prompts import before_of, scene_schema, split_sentences, story_messages, story_schema, topic_schema
 
 MINIATURE = load_bundle("miniature")
+CAST = list(words.BASE_CHARACTERS)
 
 
 def test_only_those_who_are_told_of_may_be_shown() -> None:
@@ -24,6 +25,23 @@ def test_only_those_who_are_told_of_may_be_shown() -> None:
     assert may("It danced.", "A pig slept.") == ["pig"]
     assert may("The bird danced.", "A pig slept.", "An owl saw a dragon. A pig slept.") == ["pig", "owl", "dragon"]
     assert may("A bunny danced.", "A pig slept.") == [*words.BASE_CHARACTERS, "dragon"]
+    met = "A wizard and a princess met a fox."
+    assert may("He danced.", met) == ["fox", "wizard"]
+    assert may("She danced.", met) == ["fox", "princess"]
+    assert may("It danced.", met) == ["fox"]
+    assert may("It danced with the wizard.", met) == ["fox", "wizard"]
+    assert may("He gave her a rose.", met) == ["fox", "wizard", "princess"]
+    assert may("It danced.", "A wizard slept.") == ["wizard"]  # nobody else can be meant
+
+
+def test_what_was_told_before_names_two_at_least() -> None:
+    told = ["A fox met a pig.", *[f"It ran {n} miles." for n in range(9)], "A frog came.", "It sat.", "It hid."]
+    assert before_of(told[:1], CAST) == told[:1]
+    assert before_of(told[:4], CAST) == told[:4]  # three name nobody
+    assert before_of(told[:7], CAST) == told[:7]
+    assert before_of(told[:9], CAST) == told[1:9]  # eight at most
+    assert before_of([*told, "An owl came."], CAST) == [*told[-3:], "An owl came."]
+    assert before_of([], CAST) == []
 
 
 def test_they_are_at_least_two() -> None:
