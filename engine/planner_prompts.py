@@ -30,9 +30,9 @@ from engine.planner_outline import (
     stage_phrases,
 )
 
-SAID_OF = {  # who is called what; animals are it, he or she
+SAID_OF = {  # who is called what; animals are it, he or she, and so may wizards be
     "she": re.compile(r"\b(princess|queen|girl|witch|woman|mother|grandmother|lady)\b", re.IGNORECASE),
-    "he": re.compile(r"\b(wizard|king|prince|boy|knight|man|father|grandfather)\b", re.IGNORECASE),
+    "he": re.compile(r"\b(king|prince|boy|man|father|grandfather|uncle)\b", re.IGNORECASE),
 }
 CALLED = {
     "she": re.compile(r"\b(she|hers?)\b", re.IGNORECASE),
@@ -186,7 +186,7 @@ def scene_schema(
 
 
 def _may_be_meant(name: str, narration: str) -> bool:
-    """Whether the narration's pronouns may mean somebody: a princess is she, a wizard he."""
+    """Whether the narration's pronouns may mean somebody: a princess is she, and neither he nor it."""
     return all(CALLED[he].search(narration) for he, known in SAID_OF.items() if known.search(name))
 
 

@@ -27,11 +27,11 @@ def test_only_those_who_are_told_of_may_be_shown() -> None:
     assert may("A bunny danced.", "A pig slept.") == [*words.BASE_CHARACTERS, "dragon"]
     met = "A wizard and a princess met a fox."
     assert may("He danced.", met) == ["fox", "wizard"]
-    assert may("She danced.", met) == ["fox", "princess"]
-    assert may("It danced.", met) == ["fox"]
-    assert may("It danced with the wizard.", met) == ["fox", "wizard"]
+    assert may("She danced.", met) == ["fox", "wizard", "princess"]
+    assert may("It danced.", met) == ["fox", "wizard"]
+    assert may("It danced with the princess.", met) == ["fox", "wizard", "princess"]
     assert may("He gave her a rose.", met) == ["fox", "wizard", "princess"]
-    assert may("It danced.", "A wizard slept.") == ["wizard"]  # nobody else can be meant
+    assert may("It danced.", "A princess slept.") == ["princess"]  # nobody else can be meant
 
 
 def test_what_was_told_before_names_two_at_least() -> None:
