@@ -216,18 +216,18 @@ def make_scene(
 
 
 def _gone_on(regions: list[PlacedRegion]) -> list[PlacedRegion]:
-    """Somebody who does the same thing twice, one right after the other, just goes on with it."""
+    """Somebody who does the same thing twice, one right after the other, just goes on with it; twice at the same time,
+    does it once, in the first box."""
     out: list[PlacedRegion] = []
     for placed in regions:
         before = next((n for n, region in reversed([*enumerate(out)]) if region.entity == placed.entity), None)
-        if before is not None and out[before].motion == placed.motion and out[before].frames[1] + 1 == placed.frames[0]:
-            whole = {
-                "frames": (out[before].frames[0], placed.frames[1]),
-                "last_box": placed.last_box or placed.first_box,
-            }
-            out[before] = out[before].model_copy(update=whole)
-        else:
+        if before is None or out[before].motion != placed.motion or out[before].frames[1] + 1 < placed.frames[0]:
             out.append(placed)
+            continue
+        (first, last), (again, end) = out[before].frames, placed.frames
+        last_box = placed.last_box or placed.first_box if again == last + 1 else out[before].last_box
+        frames = (min(first, again), max(last, end))
+        out[before] = out[before].model_copy(update={"frames": frames, "last_box": last_box})
     return out
 
 

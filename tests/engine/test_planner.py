@@ -123,6 +123,17 @@ async def test_two_motions_of_one_follow_each_other() -> None:
     assert (list(walks.boxes), list(dances.boxes)) == ([1, 2, 3], [4, 5, 6])
 
 
+async def test_the_same_motion_twice_is_done_once() -> None:
+    again = {**WALK["regions"][0], "from": [50, 36, 86, 96], "to": [54, 36, 90, 96]}
+    planning, _ = await planned(Script([OUTLINE], {"fox": [{"regions": [*WALK["regions"], again]}], "dragon": [SPIN]}))
+    (walks,) = planning.plan.scenes[0].regions
+    assert (walks.boxes[1].left, walks.boxes[6].right) == (0.04, 0.92)  # as the first says
+    first, then = {**WALK["regions"][0], "frames": [1, 3]}, {**again, "frames": [4, 6]}
+    planning, _ = await planned(Script([OUTLINE], {"fox": [{"regions": [first, then]}], "dragon": [SPIN]}))
+    (walks,) = planning.plan.scenes[0].regions
+    assert (walks.boxes[1].left, walks.boxes[6].right) == (0.04, 0.9)  # it goes on
+
+
 def region(**changes) -> dict:
     return {"regions": [{**WALK["regions"][0], **changes}]}
 
