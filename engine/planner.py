@@ -155,7 +155,7 @@ class _Planner:
             for scene in await self._divide(piece, start + 1, outline[-1].place if outline else ""):
                 outline.append(scene.moved(start))
         if self.bundle.words and len(sentences) > size:  # what only describes may stand at a piece's end
-            outline = joined(outline, sentences, self.bundle.words)
+            outline = joined(outline, sentences)
         if len(outline) > MAX_SCENES:
             raise PlanningFailed(f"story: it became {len(outline)} scenes, a film has at most {MAX_SCENES}; divide it")
         return outline

@@ -139,6 +139,7 @@ def check_shown(scene: Scene, outline: StoryScene, words: Words | None, characte
 def _in_one_breath(told: str, shown: str, name: str) -> bool:
     """Whether the text names the two side by side ("the pig, the panda and the fox"), or says "with the fox"."""
     some = r"(?:(?:an?|the|its|his|her|our) )?(?:\w+ )?"
+    shown, name = re.escape(shown), re.escape(name)
     pairs = [f"{a},?(?: and)? {some}{b}" for a, b in ((shown, name), (name, shown))]
     return bool(re.search(rf"\b(?:{'|'.join(pairs)}|with {some}{name})\b", told, re.IGNORECASE))
 

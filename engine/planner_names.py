@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect
 from collections.abc import Sequence
 
 _NAME = r"(?P<name>[A-Z][\w'’-]*[a-z]\b(?<!['’]s))"
@@ -48,12 +49,14 @@ def names_of(text: str, cast: Sequence[str]) -> dict[str, str]:
         rf"\b{_NAME}, (?:an?|our|my|their|his|her) {_SOME}{kind}",  # Max, a little fox,
         rf"\b{_NAME} (?:is|was) (?:an?|the) {_SOME}{kind}",  # Max was a fox
     )
+    named = [*re.finditer(rf"\b{kind}", text)]
+    ends = [match.end() for match in named]
     found: list[tuple[int, str, str]] = []
     for form in (*plain, *loose):
         for match in re.finditer(form, text):
             name, said = match["name"], match.groupdict().get("kind")
-            if said is None and (before := [*re.finditer(rf"\b{kind}", text[: match.start()])]):
-                said = before[-1]["kind"]
+            if said is None and (before := bisect(ends, match.start())):
+                said = named[before - 1]["kind"]
             if form in loose and not re.search(rf"\b{name}\b(?!,| the| an? )", text[match.end() :]):
                 continue  # "Shivering, the penguin": a name is said again
             if said and name.lower() not in _OPENERS and name.lower() not in kinds:

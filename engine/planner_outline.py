@@ -144,7 +144,7 @@ def check_outline(scenes: list[StoryScene], sentences: list[str], words: Words |
         done.append("sentences given to the scenes in order")
     if words:
         scenes = [_with_said_motions(scene, sentences, words) for scene in scenes]
-        scenes = joined(scenes, sentences, words)
+        scenes = joined(scenes, sentences)
         divided = _by_place(scenes, sentences, words)
         if len(divided) > len(scenes):
             reasons.append("a scene is one shot in one place, and the sentences of one name two")
@@ -193,7 +193,7 @@ def _with_said_motions(scene: StoryScene, sentences: list[str], words: Words) ->
     return scene.model_copy(update={"motions": said[:MAX_REGIONS]})
 
 
-def joined(scenes: list[StoryScene], sentences: list[str], words: Words) -> list[StoryScene]:
+def joined(scenes: list[StoryScene], sentences: list[str]) -> list[StoryScene]:
     """The scenes, those without a motion being part of the one before, at the beginning of the one after. What begins
     with "At the same time" or "Beside it" goes on with the one before. When none of all has a motion, all stay."""
     if not any(scene.motions for scene in scenes):

@@ -23,11 +23,10 @@ from engine.planner_prompts import split_sentences
 
 def _scenes(story: str, *answers: tuple[str, list[str]]) -> list[tuple[list[int], str, list[int]]]:
     """What becomes of answers (place, motions) about one sentence each: sentences, place, what need not be shown."""
-    words, sentences = load_bundle("miniature").words, split_sentences(story)
-    assert words
+    sentences = split_sentences(story)
     scenes = [StoryScene(sentences=[n], place=place, motions=motions) for n, (place, motions) in enumerate(answers, 1)]
     assert len(sentences) == len(scenes)
-    return [(scene.sentences, scene.place, scene.quiet) for scene in joined(scenes, sentences, words)]
+    return [(scene.sentences, scene.place, scene.quiet) for scene in joined(scenes, sentences)]
 
 
 DANCES, STILL = ["dances"], list[str]()

@@ -249,7 +249,7 @@ def test_what_begins_with_at_the_same_time_is_the_same_shot(second: str, place: 
         StoryScene(sentences=[2], place="forest"),
         StoryScene(sentences=[3], place=place, motions=motions),
     ]
-    made = joined(answered, sentences, MINIATURE.words)
+    made = joined(answered, sentences)
     assert [scene.sentences for scene in made] == scenes
     assert made[0].motions == ["walks right", *(motions if scenes == [[1, 2, 3]] else [])]
     assert made[0].quiet == ([2, 3] if not motions else [2])
