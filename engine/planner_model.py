@@ -15,7 +15,7 @@ from engine.errors import InputError
 from engine.models import Bundle, PlannerModel
 
 PACKAGE = "package:"
-CONFIG = "adapter_config.json"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # of a peft adapter
 UNTUNED = "untuned"  # the adapter's opposite
 
 
@@ -57,8 +57,11 @@ def adapter_path(bundle: Bundle) -> str | None:
     if adapter is None:
         return None
     folder = bundle.folder / adapter
-    if not (folder / CONFIG).is_file():
-        raise InputError(f"model {bundle.name}: planner.adapter: no peft adapter lies in {folder}")
+    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"model {bundle.name}: planner.adapter: no peft adapter lies in {folder} (no {', no '.join(missing)})"
+        )
     return str(folder)
 
 
@@ -101,7 +104,7 @@ def tuned(bundle: Bundle) -> tuple[str, str | None]:
     base, adapter = model_path(bundle), adapter_path(bundle)
     if adapter is None:
         return base, None
-    weights = Path(adapter) / "adapter_model.safetensors"
+    weights = Path(adapter) / WEIGHTS
     key = hashlib.sha256(base.encode() + weights.read_bytes() + (Path(adapter) / CONFIG).read_bytes()).hexdigest()
 
     def merge(folder: Path) -> None:
@@ -118,7 +121,7 @@ def tuned(bundle: Bundle) -> tuple[str, str | None]:
         (folder / UNTUNED).mkdir()
         shutil.copy(Path(adapter) / CONFIG, folder / UNTUNED)
         opposite = {name: -value if ".lora_B." in name else value for name, value in load_file(weights).items()}
-        save_file(opposite, folder / UNTUNED / weights.name, {"format": "pt"})
+        save_file(opposite, folder / UNTUNED / WEIGHTS, {"format": "pt"})
 
     folder = _cached(key, merge)
     return str(folder), str(folder / UNTUNED)

@@ -59,8 +59,9 @@ def names_of(text: str, cast: Sequence[str]) -> dict[str, str]:
                 said = named[before - 1]["kind"]
             if form in loose and not re.search(rf"\b{name}\b(?!,| the| an? )", text[match.end() :]):
                 continue  # "Shivering, the penguin": a name is said again
-            if said and name.lower() not in _OPENERS and name.lower() not in kinds:
-                found.append((match.start(), name, kinds[said.lower()]))
+            who = kinds.get(said.lower()) if said else None  # none for a long s, which matches an s
+            if who and name.lower() not in _OPENERS and name.lower() not in kinds:
+                found.append((match.start(), name, who))
     names: dict[str, str] = {}
     for _, name, who in sorted(found):
         names.setdefault(name, who)

@@ -1,4 +1,4 @@
-"""Stories written by hand, with what a film of each shows: the planner learns from them beside the grammar's.
+"""Stories written one by one, with what a film of each shows: the planner learns from them beside the grammar's.
 
 They lie in `told/`, a JSON object a line: {"scenes": [{"place": stage, "sentences": [{"text": str, "acts":
 [[character, motion], ...], "place": stage}]}]}. A sentence without acts only describes; `place`, if it has one, is
@@ -61,7 +61,7 @@ class ToldScene(BaseModel):
 
 
 class ToldStory(BaseModel):
-    """A story written by hand. `kind`: what is hard about it."""
+    """A story that no grammar made. `kind`: what is hard about it."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,4 +1,4 @@
-"""Trains the miniature's planner adapter: a LoRA on the linear layers, on stories by the grammar and by hand.
+"""Trains the miniature's planner adapter: a LoRA on the linear layers, on stories of the grammar and on told ones.
 
     python -m engine.miniature.train_planner
 
@@ -43,7 +43,7 @@ class LoraSettings:
     stories: int = 10  # in a level-1 batch
     story_every: int = 2  # steps
     wrong_hint: float = 0.25  # of level-2 prompts: level 1 may err, and the narration is to be believed
-    told: float = 0.55  # of the stories: those written by hand
+    told: float = 0.55  # of the stories: those told, which no grammar made
     described: float = 0.3  # of level-2 prompts: what only describes is still in the narration, as level 1 may err
 
 
@@ -66,7 +66,7 @@ class Trainable(torch.nn.Module):
 
 
 def any_story(rng: random.Random, scenes: int) -> SmallStory:
-    """A story by hand, or one of so many scenes by the grammar."""
+    """A told story, or one of so many scenes by the grammar."""
     return told_story(rng) if rng.random() < LORA.told else make_story(rng, scenes)
 
 

@@ -47,6 +47,10 @@ def test_a_planner_that_is_not_there_is_said_so(tmp_path: Path) -> None:
         model_path(bundle(model="package:yaml"))
     with pytest.raises(InputError, match="no peft adapter lies in"):
         adapter_path(bundle(model="m", adapter="nowhere"))
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"\(no adapter_model.safetensors\)"):
+        tuned(bundle(model="here", adapter="half"))
     assert model_path(bundle(model="org/name")) == "org/name"
     (tmp_path / "here").mkdir()
     assert model_path(bundle(model="here")) == str(tmp_path / "here")

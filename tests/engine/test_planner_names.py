@@ -35,6 +35,7 @@ def told(text: str) -> str:
         ("On Monday the fox danced. Monday was fun.", {}),
         ("Everything the fox did was wrong. He was an old fox. He danced.", {}),
         ("A snail called Max slept.", {}),
+        ("A princeſſ called Max slept.", {}),
     ],
 )
 def test_who_bears_which_name(text: str, names: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""The stories written by hand that the miniature's planner is trained on."""
+"""The stories written one by one that the miniature's planner is trained on."""
 
 from __future__ import annotations
 
