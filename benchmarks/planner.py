@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from rich.console import Console
+from rich.progress import Progress
 
 from engine.chat import ChatModel
 from engine.errors import InputError
@@ -133,7 +135,15 @@ async def _plan(told: Told, bundle: Bundle, chat: ChatModel) -> Planning | Input
 
 async def evaluate(stories: list[Told], bundle: Bundle, chat: ChatModel) -> tuple[dict[str, float], list[str]]:
     """All stories at once: the figures, and lines about what was wrong."""
-    made = await asyncio.gather(*(_plan(told, bundle, chat) for told in stories))
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("planning", total=len(stories))
+
+        async def plan(told: Told) -> Planning | InputError:
+            planning = await _plan(told, bundle, chat)
+            progress.advance(bar)
+            return planning
+
+        made = await asyncio.gather(*map(plan, stories))
     score, first_try, repaired, lines = Score(), 0, 0, []
     kinds: dict[str, Score] = defaultdict(Score)
     for told, planning in zip(stories, made, strict=True):

@@ -66,6 +66,7 @@ class VllmChat:
         from vllm.lora.request import LoRARequest
         from vllm.sampling_params import StructuredOutputsParams
         from vllm.v1.engine.async_llm import AsyncLLM
+        from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
         self._sampling, self._structured = SamplingParams, StructuredOutputsParams
         mine = psutil.Process()
@@ -74,6 +75,8 @@ class VllmChat:
             AsyncEngineArgs(
                 model=model, dtype=self.settings.dtype, max_model_len=self.settings.max_model_len,
                 enforce_eager=True, enable_lora=untuned is not None, max_lora_rank=16, disable_log_stats=True,
+                # in the engine's own process: a CPU's default waits for its worker by spinning, on a core of its own
+                distributed_executor_backend=UniProcExecutor,
                 structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
             )
         )  # fmt: skip

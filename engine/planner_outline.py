@@ -19,6 +19,12 @@ PRONOUNS = re.compile(
     r"(this|that|the( [\w'’-]+)?) one|all (three|of them)|the (others|friends|pair|three))\b",
     re.IGNORECASE,
 )
+# who is named by what they are
+DESCRIPTIONS = re.compile(
+    r"\bthe ([\w'’-]+ )?(animal|bear|beast|beetle|bird|cat|creature|dancer|daughter|insect|machine|magician|newcomer|"
+    r"passenger|stranger|winner)\b",
+    re.IGNORECASE,
+)
 DETERMINERS = re.compile(r"an?|the|this|that|his|her|its|their|every|each|some", re.IGNORECASE)  # before a noun
 STILL = "stands still"  # what somebody does who does nothing else
 # how a sentence begins that goes on with the shot before
@@ -35,8 +41,12 @@ NEGATION = re.compile(
 )
 QUOTED = re.compile(r"[\"“][^\"“”]*[\"”]")  # what somebody says is not seen
 ASIDE = re.compile(r", (who|which|that|whose|whom|where)\b[^,.;:!?]*", re.IGNORECASE)  # ", who had never met the owl"
-# somebody, {}, who is only spoken of: "of its old friend the owl", "the owl's"
-OF = r"\b(of|about|from|like|than|for|as \w+ as)( (?!(and|left|right)\b)[\w’'-]+){{0,4}} {0}\b|\b{0}['’]s\b"
+# somebody, {}, who is only spoken of: "of its old friend the owl", "the owl's", "owl-sized"
+OF = (
+    r"\b(of|about|from|(un)?like|than|for|as \w+ as|dream(s|t|ed|ing)? that)"
+    r"( (?!(and|left|right)\b)[\w’'-]+){{0,4}} {0}\b"
+    r"|\b{0}(['’]s\b|-\w| size\b)"
+)
 
 
 class Refused(ValueError):
@@ -229,7 +239,7 @@ def place_named(sentences: list[str], words: Words) -> str | None:
         stage
         for stage in words.stages
         if stage_phrases(words, stage)[0] in told
-        or re.search(rf"\b(in|into|through|across|under)( the| an?)?( \w+)? {stage}\b|\bat {stage}\b", told)
+        or re.search(rf"\b(in|into|through|across|under)( the| an?)?( \w+)? {stage}\b(?!-)|\bat {stage}\b(?!-)", told)
     ]
     return named[0] if len(named) == 1 else None
 

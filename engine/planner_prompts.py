@@ -17,6 +17,7 @@ from engine.models import Bundle, Words
 from engine.plan import KEYFRAMES
 from engine.plan_rules import MIN_SIDE
 from engine.planner_outline import (
+    DESCRIPTIONS,
     MAX_REGIONS,
     NEGATION,
     PRONOUNS,
@@ -38,7 +39,7 @@ CALLED = {
     "she": re.compile(r"\b(she|hers?)\b", re.IGNORECASE),
     "he": re.compile(r"\b(he|his|him)\b", re.IGNORECASE),
 }
-SEVERAL = re.compile(r"\b(they|both|the two)\b", re.IGNORECASE)
+SEVERAL = re.compile(r"\b(they|both|(?<!of )the two)\b", re.IGNORECASE)  # "the taller of the two" is one
 SCENES_BEFORE = (3, 8)  # whose narration is told when one says "it" or "they": at least, and at most
 MEANT = 2  # of the cast, who must be named in it
 MAX_MEANT = 3  # among whom the schema chooses those who are meant by "they"
@@ -95,7 +96,7 @@ def scene_messages(
     """The question of level 2. `before`: the narration of the scenes before, told when this one says "it"."""
     return _messages(
         bundle, "scene", place=outline.place, motions=outline.motions or [STILL], narration=narration,
-        before=before if PRONOUNS.search(narration) else "", characters=characters, words=bundle.words,
+        before=before if refers(narration) else "", characters=characters, words=bundle.words,
         entities=entities_of(bundle.words, characters),
         keyframes=KEYFRAMES, max_regions=MAX_REGIONS, min_side=round(100 * MIN_SIDE),
     )  # fmt: skip
@@ -133,6 +134,11 @@ def before_of(narrations: Sequence[str], cast: Sequence[str]) -> list[str]:
     return list(next((those for those in some if len(named_of(cast, " ".join(those))) >= MEANT), narrations[-most:]))
 
 
+def refers(narration: str) -> bool:
+    """Whether somebody may be meant who was named before."""
+    return bool(PRONOUNS.search(narration) or DESCRIPTIONS.search(narration))
+
+
 def told_entities(words: Words, characters: list[str], *texts: str) -> list[str]:
     """Those whom the first of the texts that names somebody names."""
     known = entities_of(words, characters) or []
@@ -153,9 +159,11 @@ def scene_schema(
     words: Words | None, characters: list[str], narration: str = "", before: str = "", story: str = ""
 ) -> dict[str, Any]:
     """JSON schema of a level-2 answer. Nothing beyond the narration is to be shown: those it names, and with "it" or
-    "they" those named before; when it names nobody, anybody whom the story names (a bird may be its owl). "They" are at
-    least two: those of the sentence before, when it names several."""
-    told = f"{narration} {before}" if PRONOUNS.search(narration) else narration
+    "they" those named before; when it names nobody, or says "the bird", anybody whom the story names (its owl). "They"
+    are at least two: those of the sentence before, when it names several."""
+    told = f"{narration} {before}" if refers(narration) else narration
+    if DESCRIPTIONS.search(narration):
+        told += f" {story}"
     several = SEVERAL.search(affirmed(narration))
     if words and several and before:
         last = split_sentences(before)[-1]
@@ -180,8 +188,11 @@ def scene_schema(
 
     regions = _list(region(entities), 0, MAX_REGIONS)
     if words and entities and 2 <= len(entities) <= MAX_MEANT and several:
-        pairs = [[region([one]), region([other])] for one, other in permutations(entities, 2)]
-        regions = {"anyOf": [{**_list(region(entities), 2, MAX_REGIONS), "prefixItems": pair} for pair in pairs]}
+        one_of = {name: region([name]) for name in entities}
+        # the second may come after two deeds of the first
+        heads = [[one_of[a]] * n + [one_of[b]] for a, b in permutations(entities, 2) for n in (1, 2)]
+        rest = region(entities)
+        regions = {"anyOf": [{**_list(rest, len(head), MAX_REGIONS), "prefixItems": head} for head in heads]}
     return _object({**({} if words else {"reason": _text(None, 400), "background": _text(None)}), "regions": regions})
 
 

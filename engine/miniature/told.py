@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Collection
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated
 
@@ -76,9 +77,15 @@ def told_stories() -> tuple[ToldStory, ...]:
     return tuple(ToldStory.model_validate_json(line) for line in lines)
 
 
+@cache
+def _scenes_until() -> tuple[int, ...]:
+    """How many scenes the stories have, up to each."""
+    return tuple(accumulate(len(story.scenes) for story in told_stories()))
+
+
 def told_story(rng: random.Random) -> SmallStory:
-    """One of them, perhaps with others in its parts."""
-    story = rng.choice(told_stories())
+    """One of them, long ones more often, perhaps with others in its parts."""
+    story = rng.choices(told_stories(), cum_weights=_scenes_until())[0]
     parts = _parts(story, rng) if rng.random() < RECAST else {}
     scenes = [_small(scene, parts) for scene in story.scenes]
     return SmallStory(scenes, [name for name in parts.values() if name not in words.BASE_CHARACTERS])

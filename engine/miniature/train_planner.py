@@ -11,6 +11,7 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import peft
 import torch
@@ -30,7 +31,7 @@ from engine.planner_prompts import before_of, scene_messages, sentences_at_once,
 
 ADAPTER = BUNDLE / "planner"
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"  # what the adapter's config says it belongs to
-TRAINING = TrainingSettings(minutes=294, lr=5e-3, batch=8, warmup_steps=10, weight_decay=0.0, ema=0.97, seed=5)
+TRAINING = TrainingSettings(minutes=394, lr=5e-3, batch=8, warmup_steps=10, weight_decay=0.0, ema=0.97, seed=5)
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,14 @@ class LoraSettings:
     first_layer: int = 10  # of 30
     rank: int = 16
     alpha: int = 32
-    stories: int = 10  # in a level-1 batch
-    story_every: int = 2  # steps
+    stories: int = 12  # in a level-1 batch
     wrong_hint: float = 0.25  # of level-2 prompts: level 1 may err, and the narration is to be believed
-    told: float = 0.55  # of the stories: those told, which no grammar made
+    told: float = 0.8  # of the stories: those told, which no grammar made
     described: float = 0.3  # of level-2 prompts: what only describes is still in the narration, as level 1 may err
 
 
 LORA = LoraSettings()
+POOL = 8  # steps of a level whose questions are drawn together
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 Pair = tuple[list[dict[str, str]], dict]  # messages, answer
 
@@ -101,15 +102,22 @@ def scene_pairs(rng: random.Random, count: int, bundle: Bundle) -> list[Pair]:
     return pairs
 
 
-def batch_pairs(step: int, bundle: Bundle) -> tuple[str, list[Pair]]:
-    """The level and the questions of a step. Scenes of neighbouring steps are sorted by length: padding costs time."""
-    turn = step % LORA.story_every
-    rng = random.Random(f"{TRAINING.seed}-{step if turn == 0 else step - turn + 1}")
-    if turn == 0:
-        return "story", story_pairs(rng, LORA.stories, bundle)
-    pairs = scene_pairs(rng, TRAINING.batch * (LORA.story_every - 1), bundle)
+@lru_cache(4)
+def _pool(level: str, number: int, bundle_name: str) -> list[list[Pair]]:
+    """The level's questions for the next `POOL` steps, those of a step of about one length: padding costs time."""
+    rng = random.Random(f"{TRAINING.seed}-{level}-{number}")
+    make, size = (story_pairs, LORA.stories) if level == "story" else (scene_pairs, TRAINING.batch)
+    pairs = make(rng, POOL * size, load_bundle(bundle_name))
     pairs.sort(key=lambda pair: len(pair[0][-1]["content"]) + len(json.dumps(pair[1])))
-    return "scene", pairs[(turn - 1) * TRAINING.batch : turn * TRAINING.batch]
+    batches = [pairs[n : n + size] for n in range(0, len(pairs), size)]
+    rng.shuffle(batches)
+    return batches
+
+
+def batch_pairs(step: int, bundle: Bundle) -> tuple[str, list[Pair]]:
+    """The level and the questions of a step: the two levels take turns."""
+    level, turn = ("story", "scene")[step % 2], step // 2
+    return level, _pool(level, turn // POOL, bundle.name)[turn % POOL]
 
 
 def tokens_of(pairs: list[Pair], tokenizer) -> tuple[torch.Tensor, torch.Tensor]:

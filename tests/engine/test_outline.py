@@ -15,6 +15,7 @@ from engine.planner_outline import (
     StoryScene,
     check_outline,
     joined,
+    place_named,
     present_of,
     said_motions,
 )
@@ -177,7 +178,25 @@ def test_who_is_named_is_shown_with_or_for_another(told: str, answered: list[str
         ("A pig as big as a lion takes the owl's hat from the fox.", ["pig"]),
         ("From the left comes a pig, and from the right a fox; the owl is taller than both.", ["pig", "fox", "owl"]),
         ("A pig told the fox about a lion. The lion came.", ["pig", "fox", "lion"]),
+        ("Unlike the lion, the pig dreamt that an owl danced.", ["pig"]),
+        ("An owl-sized pig grew to lion size beside the fox.", ["pig", "fox"]),
     ],
 )
 def test_who_is_only_spoken_of_need_not_be_there(text: str, there: list[str]) -> None:
     assert present_of(["pig", "fox", "owl", "lion"], text) == there
+
+
+@pytest.mark.parametrize(
+    ("sentence", "place"),
+    [
+        ("A pig danced in the snow.", "snow"),
+        ("At night-fall the pig danced.", None),
+        ("A pig in a forest-green coat danced.", None),
+        ("A pig did not dance in the snow.", None),
+        ("From the city the pig walked into the forest.", "forest"),
+    ],
+)
+def test_a_place_is_named_in_the_models_own_words(sentence: str, place: str | None) -> None:
+    words = load_bundle("miniature").words
+    assert words
+    assert place_named([sentence], words) == place
