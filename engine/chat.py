@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import psutil
 
 from engine.errors import InputError
-from engine.models import Bundle
+from engine.models import Bundle, PlannerModel
 from engine.planner_model import planner_of, tuned
 
 Message = dict[str, str]  # role, content
@@ -73,7 +73,7 @@ class VllmChat:
         before = set(mine.children(recursive=True))
         self.engine = AsyncLLM.from_engine_args(
             AsyncEngineArgs(
-                model=model, dtype=self.settings.dtype, max_model_len=self.settings.max_model_len,
+                model=model, dtype=dtype_of(self.settings), max_model_len=self.settings.max_model_len,
                 enforce_eager=True, enable_lora=untuned is not None, max_lora_rank=16, disable_log_stats=True,
                 # in the engine's own process: a CPU's default waits for its worker by spinning, on a core of its own
                 distributed_executor_backend=UniProcExecutor,
@@ -121,8 +121,22 @@ class VllmChat:
 
 
 def idle_cores() -> int:
-    """CPU cores that nobody used in the last minute, at least 1."""
-    return max(1, len(os.sched_getaffinity(0)) - round(os.getloadavg()[0]))
+    """CPU cores that nobody uses, at least 1: what was idle in the last minute (others may be starting now, for a
+    moment, as this is) or is now (others may just have ended)."""
+    cores = len(os.sched_getaffinity(0))
+    now = psutil.cpu_percent(interval=0.5) / 100 * (os.cpu_count() or 1)
+    return max(1, cores - round(min(now, os.getloadavg()[0])))
+
+
+def dtype_of(settings: PlannerModel) -> str:
+    """The planner's dtype: what its bundle names, else bfloat16, and float32 on a CPU that does not multiply that:
+    there it is emulated, and half as fast or less."""
+    if settings.dtype:
+        return settings.dtype
+    import torch
+
+    emulated = not torch.cuda.is_available() and not torch.cpu._is_avx512_bf16_supported()
+    return "float32" if emulated else "bfloat16"
 
 
 def end_with_me(pids: list[int]) -> subprocess.Popen:

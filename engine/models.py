@@ -50,7 +50,7 @@ class PlannerModel(BaseModel):
     key_variable: str = "OPENAI_API_KEY"
     max_model_len: Annotated[int, Field(ge=512)] = 2048
     sentences_at_once: Annotated[int, Field(ge=1)] | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None  # None: bfloat16 where the machine multiplies it
 
 
 class PriorSettings(BaseModel):

@@ -151,8 +151,7 @@ class _Planner:
         outline: list[StoryScene] = []
         size = sentences_at_once(self.bundle)
         for start in range(0, len(sentences), size):
-            piece = sentences[start : start + size]
-            for scene in await self._divide(piece, start + 1, outline[-1].place if outline else ""):
+            for scene in await self._divide(sentences, start, size, outline[-1].place if outline else ""):
                 outline.append(scene.moved(start))
         if self.bundle.words and len(sentences) > size:  # what only describes may stand at a piece's end
             outline = joined(outline, sentences)
@@ -160,15 +159,16 @@ class _Planner:
             raise PlanningFailed(f"story: it became {len(outline)} scenes, a film has at most {MAX_SCENES}; divide it")
         return outline
 
-    async def _divide(self, sentences: list[str], first: int, place: str) -> list[StoryScene]:
-        messages = story_messages(self.bundle, sentences, list(self.story.characters), place)
-        schema = story_schema(self.bundle.words, sentences)
+    async def _divide(self, sentences: list[str], start: int, size: int, place: str) -> list[StoryScene]:
+        piece = sentences[start : start + size]
+        messages = story_messages(self.bundle, sentences, start, size, list(self.story.characters), place)
+        schema = story_schema(self.bundle.words, piece)
 
         def accept(text: str) -> list[StoryScene]:
-            return check_outline(parse_answer(StoryAnswer, text).scenes, sentences, self.bundle.words)
+            return check_outline(parse_answer(StoryAnswer, text).scenes, piece, self.bundle.words)
 
-        what = f"sentences {first} to {first + len(sentences) - 1}"
-        return await self._ask("story", what, first, messages, schema, 64 + 60 * len(sentences), accept)
+        what = f"sentences {start + 1} to {start + len(piece)}"
+        return await self._ask("story", what, start + 1, messages, schema, 64 + 60 * len(piece), accept)
 
     async def _place(self, name: str, outline: StoryScene, narration: str, before: str, total: int) -> Scene:
         characters = list(self.story.characters)

@@ -41,6 +41,7 @@ CALLED = {
 }
 SEVERAL = re.compile(r"\b(they|both|(?<!of )the two)\b", re.IGNORECASE)  # "the taller of the two" is one
 SCENES_BEFORE = (3, 8)  # whose narration is told when one says "it" or "they": at least, and at most
+AROUND = (2, 1)  # sentences before and after a piece of a story that are told with it
 MEANT = 2  # of the cast, who must be named in it
 MAX_MEANT = 3  # among whom the schema chooses those who are meant by "they"
 SENTENCE_LETTERS = 400  # longer ones are cut, so that no single line fills the model's context
@@ -85,9 +86,16 @@ def topic_schema(words: Words | None, characters: list[str]) -> dict[str, Any]:
     return _object({"sentences": _list(sentence, *TOPIC_SENTENCES)})
 
 
-def story_messages(bundle: Bundle, sentences: list[str], characters: list[str], place: str = "") -> list[Message]:
-    """The question of level 1. `place`: where the part of the story before these sentences ended."""
-    return _messages(bundle, "story", sentences=sentences, characters=characters, place=place, words=bundle.words)
+def story_messages(
+    bundle: Bundle, sentences: list[str], first: int, count: int, characters: list[str], place: str = ""
+) -> list[Message]:
+    """The question of level 1 on `count` of a story's sentences from `first`. `place`: where the part before ended."""
+    least, most = AROUND
+    before, after = sentences[max(0, first - least) : first], sentences[first + count :][:most]
+    return _messages(
+        bundle, "story", sentences=sentences[first : first + count], before=" ".join(before), after=" ".join(after),
+        characters=characters, place=place, words=bundle.words,
+    )  # fmt: skip
 
 
 def scene_messages(
@@ -215,7 +223,10 @@ def sentences_at_once(bundle: Bundle) -> int:
 
 
 _TITLES = r"(?<!\bMr\.)(?<!\bMrs\.)(?<!\bDr\.)(?<!\bSt\.)"  # a full stop that ends no sentence
-_END = re.compile(rf"((?<=[.!?]){_TITLES}|(?<=[.!?][\"'”’)]))\s+(?=[^a-z])")
+_END = re.compile(
+    rf"((?<=[.!?]){_TITLES}|(?<=[.!?][\"'”’)]))\s+(?=[^a-z])"
+    r"|(?<=[a-z]{3}\.)(?<!\betc\.)\s+(?=[a-z])"  # some write without capitals
+)
 
 
 def split_sentences(text: str) -> list[str]:

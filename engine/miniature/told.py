@@ -26,6 +26,7 @@ from engine.miniature.sayings import PLACES
 
 FOLDER = Path(__file__).parent / "told"
 RECAST = 0.6  # of the stories drawn
+OFTEN = {"around": 4}  # kinds that are drawn so many times as often: their sentences hang on those around them
 GIVEN = 0.2  # of these: somebody is played by a character whom the story gives by picture
 
 
@@ -79,12 +80,12 @@ def told_stories() -> tuple[ToldStory, ...]:
 
 @cache
 def _scenes_until() -> tuple[int, ...]:
-    """How many scenes the stories have, up to each."""
-    return tuple(accumulate(len(story.scenes) for story in told_stories()))
+    """How many scenes the stories have, up to each, those of some kinds counted several times."""
+    return tuple(accumulate(len(story.scenes) * OFTEN.get(story.kind, 1) for story in told_stories()))
 
 
 def told_story(rng: random.Random) -> SmallStory:
-    """One of them, long ones more often, perhaps with others in its parts."""
+    """One of them, long ones and those of some kinds more often, perhaps with others in its parts."""
     story = rng.choices(told_stories(), cum_weights=_scenes_until())[0]
     parts = _parts(story, rng) if rng.random() < RECAST else {}
     scenes = [_small(scene, parts) for scene in story.scenes]

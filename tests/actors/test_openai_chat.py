@@ -17,10 +17,11 @@ import httpx
 import pytest
 
 from actors.openai_chat import OpenAIChat
+from engine.chat import dtype_of
 from engine.errors import InputError
 from engine.models import load_bundle
 from engine.planner import plan_story
-from engine.planner_model import model_path, planner_at
+from engine.planner_model import model_path, planner_at, planner_of
 from engine.story import Story
 
 TEXT = "A fox walks right in the forest. A robot dances in the city."
@@ -159,10 +160,11 @@ async def test_vllms_own_server_plans(tmp_path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+    bundle = load_bundle("miniature")
     command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model_path(load_bundle("miniature")),
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model_path(bundle),
         "--served-model-name", "small", "--host", "127.0.0.1", "--port", str(port), "--max-model-len", "8192",
-        "--dtype", "bfloat16", "--enforce-eager",
+        "--dtype", dtype_of(planner_of(bundle)), "--enforce-eager",
     ]  # fmt: skip
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)

@@ -92,18 +92,30 @@ def test_schemas_are_what_the_grammar_compiler_takes() -> None:
 
 
 def test_only_an_untuned_model_is_told_the_rules() -> None:
-    tuned = story_messages(MINIATURE, ["A fox ran."], ["dragon"])[1]["content"]
+    tuned = story_messages(MINIATURE, ["A fox ran."], 0, 1, ["dragon"])[1]["content"]
     assert tuned == "Characters: dragon\nStory:\n1 A fox ran."
     untuned = MINIATURE.model_copy(update={"planner": PlannerModel(model="some-model")})
-    told = story_messages(untuned, ["A fox ran."], ["dragon"])[1]["content"]
+    told = story_messages(untuned, ["A fox ran."], 0, 1, ["dragon"])[1]["content"]
     assert told.endswith("The story\n1 A fox ran.")
     assert "Every sentence belongs to exactly one scene" in told
     assert "zigzags across" in told
 
 
+def test_a_piece_is_asked_about_between_its_neighbours() -> None:
+    story = ["One.", "Two.", "Three.", "Four.", "Five.", "Six.", "Seven."]
+    content = story_messages(MINIATURE, story, 3, 2, [], "sea")[1]["content"]
+    assert content == "Place: sea\nBefore: Two. Three.\nStory:\n1 Four.\n2 Five.\nAfter: Six."
+    untuned = MINIATURE.model_copy(update={"planner": PlannerModel(model="some-model")})
+    told = story_messages(untuned, story, 3, 2, [], "sea")[1]["content"]
+    assert "scenes already: Two. Three.\n\nThe story\n1 Four.\n2 Five.\n\nThe next part" in told
+    assert told.endswith("begins: Six.")
+
+
 def test_sentences() -> None:
     text = '"Wait!" said Mr. Fox. He waited 3.5 hours... and slept.\n\nThe end'
     assert split_sentences(text) == ['"Wait!" said Mr. Fox.', "He waited 3.5 hours... and slept.", "The end"]
+    hasty = "panda walks right. then it spins round, sings,\nflies etc. until night"
+    assert split_sentences(hasty) == ["panda walks right.", "then it spins round, sings, flies etc. until night"]
 
 
 @settings(deadline=None)  # a busy machine is slow, not wrong
