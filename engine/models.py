@@ -33,6 +33,7 @@ class Words(BaseModel):
     motions: tuple[str, ...]
     stages: tuple[str, ...]
     places: dict[str, tuple[str, str]] = {}  # stage -> where one is on it, and what the empty stage is called
+    landmarks: dict[str, tuple[str, ...]] = {}  # stage -> what is found there alone ("between the corals")
     library_motions: tuple[str, ...] = ()  # not known, but its library has clips to learn them from
 
 

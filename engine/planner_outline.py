@@ -39,14 +39,22 @@ NEGATION = re.compile(
     r"|n['’]t\b",
     re.IGNORECASE,
 )
+IN = r"\b(in|into|through|across|under)( the| an?)?( \w+)? {0}\b(?!-)|\bat {0}\b(?!-)"  # a place
+NEAR = (  # what is found there
+    r"\b(in|into|through|across|under|at|on|onto|to|beneath|among|between|along|by|past|beside|behind|a?round)"
+    r"( the| an?)?( \w+)? ({0})\b(?![-'’])"
+)
 QUOTED = re.compile(r"[\"“][^\"“”]*[\"”]")  # what somebody says is not seen
 ASIDE = re.compile(r", (who|which|that|whose|whom|where)\b[^,.;:!?]*", re.IGNORECASE)  # ", who had never met the owl"
 # somebody, {}, who is only spoken of: "of its old friend the owl", "the owl's", "owl-sized"
 OF = (
     r"\b(of|about|from|(un)?like|than|for|as \w+ as|dream(s|t|ed|ing)? that)"
-    r"( (?!(and|left|right)\b)[\w’'-]+){{0,4}} {0}\b"
+    r"( (?!(and|left|right)\b)[\w’'-]+){{0,4}} {0}(s|es)?\b"
+    r"|(?<=, )\w+ as an? (\w+ )?{0}\b"  # ", slow as an elephant"
     r"|\b{0}(['’]s\b|-\w| size\b)"
 )
+# "a story about a fox who had danced with a princess"
+TALE = re.compile(r"\b(book|dream|film|legend|poem|song|story|tale)s? (about|of|that)\b[^,.;:!?]*", re.IGNORECASE)
 
 
 class Refused(ValueError):
@@ -120,7 +128,7 @@ def named_of(cast: Sequence[str], text: str) -> list[str]:
 
 def present_of(cast: Sequence[str], text: str) -> list[str]:
     """Those whom the text does not only speak of ("who dreams of an owl", "the pig's hat", "as big as a lion")."""
-    text = ASIDE.sub(" ", QUOTED.sub(" ", text))
+    text = TALE.sub(" ", ASIDE.sub(" ", QUOTED.sub(" ", text)))
     return [name for name in cast if named_of([name], re.sub(OF.format(re.escape(name)), " ", text, flags=re.I))]
 
 
@@ -232,15 +240,19 @@ def _goes_on(scene: StoryScene, sentences: list[str], before: StoryScene) -> boo
 
 
 def place_named(sentences: list[str], words: Words) -> str | None:
-    """The one place that the sentences name in the bundle's own words ("in the forest", "through the snow"). What a
-    sentence with a negation names is left alone."""
+    """The one place that the sentences name in the bundle's own words ("in the forest", "through the snow") or by what
+    is found there alone ("between the corals"). What a sentence with a negation names is left alone."""
     told = " ".join(sentence.lower() for sentence in sentences if not NEGATION.search(sentence))
-    named = [
-        stage
-        for stage in words.stages
-        if stage_phrases(words, stage)[0] in told
-        or re.search(rf"\b(in|into|through|across|under)( the| an?)?( \w+)? {stage}\b(?!-)|\bat {stage}\b(?!-)", told)
-    ]
+
+    def names(stage: str) -> bool:
+        landmarks = "|".join(re.escape(noun) for noun in words.landmarks.get(stage, ()))
+        return bool(
+            stage_phrases(words, stage)[0] in told
+            or re.search(IN.format(re.escape(stage)), told)
+            or (landmarks and re.search(NEAR.format(landmarks), told))
+        )
+
+    named = [stage for stage in words.stages if names(stage)]
     return named[0] if len(named) == 1 else None
 
 

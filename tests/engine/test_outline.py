@@ -180,6 +180,8 @@ def test_who_is_named_is_shown_with_or_for_another(told: str, answered: list[str
         ("A pig told the fox about a lion. The lion came.", ["pig", "fox", "lion"]),
         ("Unlike the lion, the pig dreamt that an owl danced.", ["pig"]),
         ("An owl-sized pig grew to lion size beside the fox.", ["pig", "fox"]),
+        ("A pig, slow as an owl, passes clouds that look like frightened lions.", ["pig"]),
+        ("The pig told a story about a fox who had danced with an owl, and the lion left.", ["pig", "lion"]),
     ],
 )
 def test_who_is_only_spoken_of_need_not_be_there(text: str, there: list[str]) -> None:
@@ -194,6 +196,10 @@ def test_who_is_only_spoken_of_need_not_be_there(text: str, there: list[str]) ->
         ("A pig in a forest-green coat danced.", None),
         ("A pig did not dance in the snow.", None),
         ("From the city the pig walked into the forest.", "forest"),
+        ("Up to the bright stars the pig flew.", "night"),
+        ("A pig danced between the corals.", "sea"),
+        ("A pig danced to the stars' music.", None),
+        ("A pig in the snow danced beside a cactus.", None),
     ],
 )
 def test_a_place_is_named_in_the_models_own_words(sentence: str, place: str | None) -> None:
