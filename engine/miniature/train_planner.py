@@ -22,7 +22,7 @@ from engine.miniature import words
 from engine.miniature.grammar import SmallStory, make_story, scene_answer
 from engine.miniature.settings import BUNDLE, TrainingSettings
 from engine.miniature.told import told_story
-from engine.miniature.trainer import Trainer
+from engine.miniature.trainer import DTYPE, Trainer, arithmetic
 from engine.models import Bundle, load_bundle
 from engine.plan import KEYFRAMES
 from engine.planner_model import model_path
@@ -148,8 +148,7 @@ def main() -> None:
     folder = model_path(bundle)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     torch.manual_seed(TRAINING.seed)
-    half = torch.cpu._is_avx512_bf16_supported()  # where it is emulated, it takes twenty times as long
-    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if half else torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPE)
     config = peft.LoraConfig(
         r=LORA.rank, lora_alpha=LORA.alpha, target_modules=list(LINEAR), task_type="CAUSAL_LM",
         layers_to_transform=list(range(LORA.first_layer, base.config.num_hidden_layers)), base_model_name_or_path=BASE,
@@ -161,7 +160,7 @@ def main() -> None:
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
         level, pairs = batch_pairs(step, bundle)
         ids, labels = tokens_of(pairs, tokenizer)
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with arithmetic():
             value = answer_loss(model, ids, labels)
         return value, {level: float(value.detach())}
 

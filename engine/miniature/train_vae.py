@@ -19,7 +19,7 @@ from engine.miniature import words
 from engine.miniature.even_latents import even_out, is_even, latent_moments
 from engine.miniature.settings import ENCODER_UNTIL_MINUTES, LATENT_CHANNELS, VAE_TRAINING, VIDEO
 from engine.miniature.stages import HEIGHT, WIDTH
-from engine.miniature.trainer import Trainer
+from engine.miniature.trainer import Trainer, arithmetic
 from engine.miniature.world import random_clip
 
 DECODER_NOISE = 0.1  # of the latents' standard deviation, at most
@@ -109,7 +109,7 @@ def main() -> None:
         frozen = trainer.minutes >= ENCODER_UNTIL_MINUTES
         if frozen and next(vae.encoder.parameters()).requires_grad:
             _fix_encoder(trainer)
-        with torch.autocast("cpu", torch.bfloat16):
+        with arithmetic():
             posterior = vae.encode(video).latent_dist
             latents = posterior.sample()
             if frozen:

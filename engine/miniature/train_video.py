@@ -49,7 +49,7 @@ from engine.miniature.settings import (
     Checkpoint,
 )  # fmt: skip
 from engine.miniature.stages import HEIGHT, WIDTH
-from engine.miniature.trainer import Trainer, read_published
+from engine.miniature.trainer import DTYPE, Trainer, arithmetic, read_published
 from engine.miniature.world import FRAMES, KEYFRAMES, Clip, random_clip
 from engine.regions import Grid
 from engine.video_model import prepare_transformer
@@ -127,7 +127,7 @@ def cache_latents(clips: int = CACHED_CLIPS) -> tuple[torch.Tensor, torch.Tensor
         for n in range(size):
             clip = random_clip(np.random.default_rng((CLIPS_SEED, 11, piece, n)))
             video = torch.from_numpy(clip.frames).permute(3, 0, 1, 2).float()[None] / 127.5 - 1
-            with torch.autocast("cpu", torch.bfloat16):
+            with arithmetic():
                 z = vae.encode(video).latent_dist.mode()
             latents.append(z[0].permute(1, 0, 2, 3).bfloat16())
             mask = np.zeros((FRAMES, HEIGHT, WIDTH), np.float32)
@@ -154,7 +154,7 @@ def _notes(file: Path) -> list[dict[str, Any]]:
 
 
 def additive_mask(conditions: list[Conditions]) -> torch.Tensor:
-    """The dense SR3AI mask of a batch, (B, 1, L, L) bfloat16 with -inf where attention is not allowed. All samples have
+    """The dense SR3AI mask of a batch, (B, 1, L, L) with -inf where attention is not allowed. All samples have
     the same number of captions."""
     slots, visual = conditions[0].heard.shape
     text = slots * TEXT_TOKENS
@@ -166,7 +166,7 @@ def additive_mask(conditions: list[Conditions]) -> torch.Tensor:
         allowed[:, own, own] = True
         allowed[:, own, text:] = heard[:, None]
         allowed[:, text:, own] = heard[:, :, None]
-    return torch.zeros(allowed.shape, dtype=torch.bfloat16).masked_fill_(~allowed, float("-inf"))[:, None]
+    return torch.zeros(allowed.shape, dtype=DTYPE).masked_fill_(~allowed, float("-inf"))[:, None]
 
 
 def piece_of(conditions: Conditions, first: int, frames: int) -> Conditions:
@@ -227,7 +227,7 @@ def train(
         a = alphas[t].view(-1, 1, 1, 1, 1)
         noisy, target = a.sqrt() * x0 + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * x0
         kwargs = {"region_map": additive_mask(conditions)} if regions else None
-        with torch.autocast("cpu", torch.bfloat16):
+        with arithmetic():
             text = model.text_encoder(ids)[0].reshape(batch, slots * TEXT_TOKENS, TEXT_WIDTH)
             output = model.transformer(noisy, text, t, attention_kwargs=kwargs, return_dict=False)[0]
         weight = (1 + 5 * cells[torch.from_numpy(pick), first : first + frames].float() / 255)[:, :, None]

@@ -24,7 +24,14 @@ from engine.miniature.settings import CURVES, TRAINING, TrainingSettings
 STEP_S = 30.0  # that a step counts at most
 LOG_EVERY = 25  # steps
 MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # what AdamW and Muon remember of each weight
+# float32 where a CPU only emulates bfloat16: there a step takes twenty times as long
+DTYPE = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
 LossFn = Callable[[int], tuple[torch.Tensor, dict[str, float]]]
+
+
+def arithmetic() -> torch.autocast:
+    """Autocast to bfloat16, on a CPU that multiplies it."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=DTYPE is torch.bfloat16)
 
 
 def read_published(files: dict[str, Path]) -> dict[str, torch.Tensor]:
