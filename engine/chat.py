@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import psutil
 
 from engine.errors import InputError
-from engine.models import Bundle, PlannerModel
+from engine.models import Bundle, PlannerModel, multiplies_bfloat16
 from engine.planner_model import planner_of, tuned
 
 Message = dict[str, str]  # role, content
@@ -129,14 +129,12 @@ def idle_cores() -> int:
 
 
 def dtype_of(settings: PlannerModel) -> str:
-    """The planner's dtype: what its bundle names, else bfloat16, and float32 on a CPU that does not multiply that:
-    there it is emulated, and half as fast or less."""
+    """The planner's dtype: what its bundle names, else bfloat16, and float32 on a CPU that does not multiply that."""
     if settings.dtype:
         return settings.dtype
     import torch
 
-    emulated = not torch.cuda.is_available() and not torch.cpu._is_avx512_bf16_supported()
-    return "float32" if emulated else "bfloat16"
+    return "bfloat16" if torch.cuda.is_available() or multiplies_bfloat16() else "float32"
 
 
 def end_with_me(pids: list[int]) -> subprocess.Popen:

@@ -23,7 +23,7 @@ from torch import nn
 
 from engine.groups import ALONE, Ranks, free_address, process_group
 from engine.lora import Kind, LoraBank, Weights, adapted_layers
-from engine.models import PriorSettings
+from engine.models import PriorSettings, multiplies_bfloat16
 from engine.scene import noise_generator
 from engine.unfinished import NOWHERE, SAVE_PRIOR_STEPS, Saves, pack_learning, restore_learning, unpack
 from engine.video_model import VideoModel
@@ -103,7 +103,7 @@ def frame_loss(
 def arithmetic(model: VideoModel, precision: str = "auto") -> Any:
     """Autocast to bfloat16, or the model's own dtype (`PriorSettings.precision`)."""
     if precision == "auto":
-        half = model.dtype == torch.float32 and model.device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        half = model.dtype == torch.float32 and model.device.type == "cpu" and multiplies_bfloat16()
     else:
         half = precision == "bfloat16"
     return torch.autocast(model.device.type, torch.bfloat16) if half else nullcontext()

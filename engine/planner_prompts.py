@@ -90,8 +90,8 @@ def story_messages(
     bundle: Bundle, sentences: list[str], first: int, count: int, characters: list[str], place: str = ""
 ) -> list[Message]:
     """The question of level 1 on `count` of a story's sentences from `first`. `place`: where the part before ended."""
-    least, most = AROUND
-    before, after = sentences[max(0, first - least) : first], sentences[first + count :][:most]
+    earlier, later = AROUND
+    before, after = sentences[max(0, first - earlier) : first], sentences[first + count :][:later]
     return _messages(
         bundle, "story", sentences=sentences[first : first + count], before=" ".join(before), after=" ".join(after),
         characters=characters, place=place, words=bundle.words,

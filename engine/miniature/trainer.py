@@ -20,12 +20,12 @@ from safetensors.torch import load_file, save_file
 
 from engine.groups import ALONE, Ranks
 from engine.miniature.settings import CURVES, TRAINING, TrainingSettings
+from engine.models import multiplies_bfloat16
 
 STEP_S = 30.0  # that a step counts at most
 LOG_EVERY = 25  # steps
 MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # what AdamW and Muon remember of each weight
-# float32 where a CPU only emulates bfloat16: there a step takes twenty times as long
-DTYPE = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+DTYPE = torch.bfloat16 if multiplies_bfloat16() else torch.float32  # emulated, a step takes twenty times as long
 LossFn = Callable[[int], tuple[torch.Tensor, dict[str, float]]]
 
 

@@ -14,7 +14,7 @@ from engine.miniature.grammar import scene_answer
 from engine.miniature.told import recast, told_stories, told_story
 from engine.models import load_bundle
 from engine.planner_answers import SceneAnswer, make_scene
-from engine.planner_outline import StoryAnswer, check_outline, named_of
+from engine.planner_outline import StoryAnswer, check_outline, named_of, place_named
 from engine.planner_prompts import split_sentences
 
 MINIATURE = load_bundle("miniature")
@@ -43,6 +43,17 @@ def test_each_is_told_and_planned_as_the_planner_would() -> None:
             scene = make_scene(answer, "s", small.stage, small.narration, MINIATURE, made.characters)
             assert [(r.entity, r.motion) for r in scene.regions] == [(a.name, a.motion) for a in small.acts]
             assert all(named_of([act.name], said) for act in small.acts)
+
+
+def test_a_place_named_by_what_is_found_there_is_the_place() -> None:
+    told = [
+        (s.text, scene.place) for story in told_stories() for scene in story.scenes for s in scene.sentences if s.acts
+    ]
+    assert MINIATURE.words
+    alone = MINIATURE.words.model_copy(update={"landmarks": {}})
+    named = [(place, of) for text, of in told if (place := place_named([text], MINIATURE.words))]
+    assert len(named) > 2 * sum(place_named([text], alone) is not None for text, _ in told)
+    assert sum(place != of for place, of in named) <= 0.01 * len(named)
 
 
 def test_others_play_the_same_parts() -> None:
