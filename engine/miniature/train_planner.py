@@ -31,7 +31,7 @@ from engine.planner_prompts import before_of, scene_messages, sentences_at_once,
 
 ADAPTER = BUNDLE / "planner"
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"  # what the adapter's config says it belongs to
-TRAINING = TrainingSettings(minutes=472, lr=5e-3, batch=8, warmup_steps=10, weight_decay=0.0, ema=0.97, seed=5)
+TRAINING = TrainingSettings(minutes=540, lr=5e-3, batch=8, warmup_steps=10, weight_decay=0.0, ema=0.97, seed=5)
 
 
 @dataclass(frozen=True)

@@ -113,14 +113,37 @@ def describe(clip: Clip) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def cache_latents(clips: int = CACHED_CLIPS) -> tuple[torch.Tensor, torch.Tensor, list[dict[str, Any]]]:
+def cache_latents(
+    clips: int = CACHED_CLIPS, ranks: Ranks = ALONE
+) -> tuple[torch.Tensor, torch.Tensor, list[dict[str, Any]]]:
     """Latents (clips, frames, channels, h, w) bfloat16 scaled to unit variance, the actors' share of each latent cell
-    (clips, frames, h, w) uint8 0..255, and the clips' descriptions. Made once, in pieces, then read from disk."""
+    (clips, frames, h, w) uint8 0..255, and the clips' descriptions. Made once, in pieces, each by one of the ranks,
+    then read from disk."""
     vae = AutoencoderKLCogVideoX.from_pretrained(VIDEO / "vae")
-    folder, size = TRAINING / "latents", min(250, clips)
-    folder.mkdir(parents=True, exist_ok=True)
-    for piece in track(range(clips // size), description="encoding clips"):
-        file = folder / f"{piece:03d}.safetensors"
+    size = min(250, clips)
+    files = [TRAINING / "latents" / f"{piece:03d}.safetensors" for piece in range(clips // size)]
+    files[0].parent.mkdir(parents=True, exist_ok=True)
+    numbered = list(enumerate(files))
+    _encode(vae, numbered[ranks.rank :: ranks.world_size], size, ranks.rank)
+    if ranks.world_size > 1:
+        import deepspeed.comm as ds
+
+        ds.barrier()
+        _encode(vae, numbered, size, ranks.rank)  # those of the others, when their disk is not ours
+    pieces = [load_file(file) for file in files]
+    notes = [note for file in files for note in _notes(file)]
+    latents = torch.cat([p["latents"] for p in pieces])
+    scale = float(1 / latents[:500].float().std())
+    if ranks.rank == 0 and abs(vae.config.scaling_factor - scale) > 1e-3 * scale:
+        # the pipeline's own way to know the latents' size
+        vae.register_to_config(scaling_factor=scale, _name_or_path="")
+        vae.bfloat16().save_pretrained(VIDEO / "vae")
+    return latents.mul_(scale), torch.cat([p["cells"] for p in pieces]), notes
+
+
+def _encode(vae: AutoencoderKLCogVideoX, numbered: list[tuple[int, Path]], size: int, rank: int) -> None:
+    """Draws and encodes the clips of those pieces, (number, file), that are not there yet."""
+    for piece, file in track(numbered, description="encoding clips"):
         if file.exists():
             continue
         latents, cells, notes = [], [], []
@@ -135,17 +158,9 @@ def cache_latents(clips: int = CACHED_CLIPS) -> tuple[torch.Tensor, torch.Tensor
                 mask = np.maximum(mask, actor.masks)
             cells.append((F.avg_pool3d(torch.from_numpy(mask)[None], 4)[0] * 255).to(torch.uint8))
             notes.append(describe(clip))
-        partial = file.with_suffix(".partial")
+        partial = file.with_suffix(f".{rank}.partial")
         save_file({"latents": torch.stack(latents), "cells": torch.stack(cells)}, partial, {"clips": json.dumps(notes)})
         partial.replace(file)
-    pieces = [load_file(f) for f in sorted(folder.glob("*.safetensors"))]
-    notes = [note for f in sorted(folder.glob("*.safetensors")) for note in _notes(f)]
-    latents = torch.cat([p["latents"] for p in pieces])
-    scale = float(1 / latents[:500].float().std())
-    if abs(vae.config.scaling_factor - scale) > 1e-3 * scale:  # the pipeline's own way to know the latents' size
-        vae.register_to_config(scaling_factor=scale, _name_or_path="")
-        vae.bfloat16().save_pretrained(VIDEO / "vae")
-    return latents.mul_(scale), torch.cat([p["cells"] for p in pieces]), notes
 
 
 def _notes(file: Path) -> list[dict[str, Any]]:
@@ -190,7 +205,7 @@ def train(
     plain, settings = checkpoint is Checkpoint.plain, VIDEO_TRAININGS[checkpoint]
     settings = replace(settings, minutes=settings.minutes if minutes is None else minutes)
     folder = PLAIN if plain else VIDEO
-    latents, cells, notes = cache_latents(clips)
+    latents, cells, notes = cache_latents(clips, ranks)
     acts = np.array([sum(len(a["acts"]) for a in note["actors"]) for note in notes])
     alike = [np.flatnonzero(acts == n) for n in range(1, MAX_CONDITIONS)]  # as many captions each: none is padding
     share = np.array([len(clips) for clips in alike]) / sum(len(clips) for clips in alike)

@@ -93,11 +93,11 @@ def _assert_nothing_lost(found: dict, kills: int, films: int) -> None:
 
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
-def test_eight_kills() -> None:
-    """Of the kinds that are quick, several in each film; 50 kills have all of them (until a head that is gone is given
+def test_five_kills() -> None:
+    """One of each kind that is quick, several in a film; 50 kills have all of them (until a head that is gone is given
     up, and for a planner, it takes a minute or more)."""
     kinds = ",".join(kind for kind in KINDS if kind not in (*OF_THEIR_OWN, "all"))
-    _assert_nothing_lost(_chaos("--kills", "8", "--seed", "7", "--kinds", kinds, "--per-film", "4"), 8, 2)
+    _assert_nothing_lost(_chaos("--kills", "5", "--seed", "7", "--kinds", kinds, "--per-film", "4"), 5, 2)
 
 
 @pytest.mark.long
