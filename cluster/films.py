@@ -20,7 +20,7 @@ from engine.plan import NONE, Character, Plan, Scene, parse_plan
 from engine.settings import FILM_REVISION, SCENE_REVISION, ExecutionPlan, RenderSettings
 from engine.story import Story
 
-PLAN_REVISION = 10
+PLAN_REVISION = 11
 CLIPS_REVISION = 1
 PRIOR_REVISION = 3
 PRIOR_SEED = 0  # one prior serves films of every seed

@@ -56,6 +56,16 @@ OF = (
 # "a story about a fox who had danced with a princess"
 TALE = re.compile(r"\b(book|dream|film|legend|poem|song|story|tale)s? (about|of|that)\b[^,.;:!?]*", re.IGNORECASE)
 
+# "it met an elephant that was spinning around"
+MEETS_BUSY = re.compile(
+    r"\b(meets?|met|finds|found|c[ao]mes? (across|upon)|bump(s|ed) into)"
+    r"( [\w'’-]+){1,4},? (who|that|which) (is|was|are|were)\b",
+    re.IGNORECASE,
+)
+# what stands before that when they do something else first ("it ran until", "strolling home, it")
+ON_THE_WAY = re.compile(r"\b(and|until|till|when|while|after|before|having|who|that)\b|^\w+ing\b|[;:]", re.IGNORECASE)
+WALKS = ("walks right", "walks left")
+
 
 class Refused(ValueError):
     """Why an answer cannot be used; the language model is told."""
@@ -161,7 +171,7 @@ def check_outline(scenes: list[StoryScene], sentences: list[str], words: Words |
         reasons.append(reason)
         done.append("sentences given to the scenes in order")
     if words:
-        scenes = [_with_said_motions(scene, sentences, words) for scene in scenes]
+        scenes = [_beside_the_busy(_with_said_motions(scene, sentences, words), sentences) for scene in scenes]
         scenes = joined(scenes, sentences)
         divided = _by_place(scenes, sentences, words)
         if len(divided) > len(scenes):
@@ -209,6 +219,16 @@ def _with_said_motions(scene: StoryScene, sentences: list[str], words: Words) ->
     if scene.motions or not (said := said_motions(told, motions_of(words) or ())):
         return scene
     return scene.model_copy(update={"motions": said[:MAX_REGIONS]})
+
+
+def _beside_the_busy(scene: StoryScene, sentences: list[str]) -> StoryScene:
+    """Who meets somebody that is busy stands still, where the model has them walk as two who meet do."""
+    for sentence in (sentences[n - 1] for n in scene.sentences):
+        met = MEETS_BUSY.search(sentence)
+        if met and len(scene.motions) > 1 and not ON_THE_WAY.search(sentence[: met.start()]):
+            motions = [STILL if n == 0 and m in WALKS else m for n, m in enumerate(scene.motions)]
+            return scene.model_copy(update={"motions": list(dict.fromkeys(motions))})
+    return scene
 
 
 def joined(scenes: list[StoryScene], sentences: list[str]) -> list[StoryScene]:

@@ -1,8 +1,11 @@
 """Trains the miniature's planner adapter: a LoRA on the linear layers, on stories of the grammar and on told ones.
 
     python -m engine.miniature.train_planner
+    python -m engine.miniature.train_planner --mean EARLIER.safetensors
 
 Every other step is level 2 (one scene each), the others level 1 (a piece of a story); the loss is on the answer alone.
+`--mean` trains nothing: the published adapter becomes the mean of itself and an earlier one of the same training, which
+may understand more than either (Wortsman et al. 2022, "Model soups"; docs/planner.md has the figures).
 """
 
 from __future__ import annotations
@@ -12,12 +15,16 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
 
 import peft
 import torch
-from safetensors.torch import save_file
+import typer
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from engine.errors import InputError
 from engine.miniature import words
 from engine.miniature.grammar import SmallStory, make_story, scene_answer
 from engine.miniature.settings import BUNDLE, TrainingSettings
@@ -30,6 +37,7 @@ from engine.planner_outline import StoryScene
 from engine.planner_prompts import before_of, scene_messages, sentences_at_once, story_messages
 
 ADAPTER = BUNDLE / "planner"
+WEIGHTS = ADAPTER / "adapter_model.safetensors"
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"  # what the adapter's config says it belongs to
 TRAINING = TrainingSettings(minutes=540, lr=5e-3, batch=8, warmup_steps=10, weight_decay=0.0, ema=0.97, seed=5)
 
@@ -143,7 +151,32 @@ def answer_loss(model: torch.nn.Module, ids: torch.Tensor, labels: torch.Tensor)
     return torch.nn.functional.cross_entropy(logits.float(), labels[:, 1:][said])
 
 
-def main() -> None:
+def write_adapter(weights: dict[str, torch.Tensor]) -> None:
+    """Publishes the adapter's weights, in bfloat16."""
+    tensors = {name: value.to(torch.bfloat16).contiguous() for name, value in weights.items()}
+    save_file(tensors, WEIGHTS, {"format": "pt"})
+
+
+def mean_of(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The mean of two adapters, weight by weight. Raises InputError when their weights are not the same ones."""
+    shapes = [{name: tuple(value.shape) for name, value in weights.items()} for weights in (one, other)]
+    if shapes[0] != shapes[1]:
+        raise InputError("--mean: not an adapter of this training: it has other weights")
+    return {name: (one[name].float() + other[name].float()) / 2 for name in one}
+
+
+def main(
+    mean: Annotated[Path | None, typer.Option(help="an earlier adapter, to take the mean with", exists=True)] = None,
+) -> None:
+    """Trains the miniature's planner adapter, or goes on with it."""
+    if mean is None:
+        train()
+    else:
+        write_adapter(mean_of(load_file(WEIGHTS), load_file(mean)))
+
+
+def train() -> None:
+    """Trains until the time budget is spent."""
     bundle = load_bundle("miniature")
     folder = model_path(bundle)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -155,7 +188,7 @@ def main() -> None:
     )  # fmt: skip
     model = peft.get_peft_model(base, config)
     weights = Trainable(model)
-    trainer = Trainer("planner", weights, TRAINING, {"": ADAPTER / "adapter_model.safetensors"})
+    trainer = Trainer("planner", weights, TRAINING, {"": WEIGHTS})
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
         level, pairs = batch_pairs(step, bundle)
@@ -166,8 +199,7 @@ def main() -> None:
 
     def publish(ema: dict[str, torch.Tensor]) -> None:
         ADAPTER.mkdir(exist_ok=True)
-        tensors = {name: value.to(torch.bfloat16).contiguous() for name, value in ema.items()}
-        save_file(tensors, ADAPTER / "adapter_model.safetensors", {"format": "pt"})
+        write_adapter(ema)
         settings = config.to_dict() | {"base_model_name_or_path": BASE, "inference_mode": True}
         settings["target_modules"] = sorted(settings["target_modules"])
         settings = {key: value.value if hasattr(value, "value") else value for key, value in settings.items()}
@@ -178,4 +210,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     assert KEYFRAMES == 6, "the grammar writes six keyframes"
-    main()
+    typer.run(main)

@@ -31,7 +31,6 @@ with ray_cluster(None, 2):
 
 
 @pytest.mark.cluster
-@pytest.mark.timeout(600)
 def test_two_workers_train_and_one_goes_on(tmp_path: Path) -> None:
     source = ROOT / "engine" / "miniature"
     for part in ("bundle", "plain"):

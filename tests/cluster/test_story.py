@@ -21,7 +21,7 @@ from engine.story import make_story
 from engine.video_model import VideoModel
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.cluster
 STORY = "In the forest a ghost spins around.\n\nIn the city a robot is dancing."
 
 

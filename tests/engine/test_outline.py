@@ -84,6 +84,24 @@ def test_a_motion_that_the_model_did_not_hear_makes_a_scene() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("sentence", "heard", "motions"),
+    [
+        ("There it met an owl that was spinning.", ["walks right", "spins around"], ["stands still", "spins around"]),
+        ("She came across two sleepy lions, who were dancing.", ["walks left", "dances"], ["stands still", "dances"]),
+        ("He finds a frog who is standing still.", ["walks right", "stands still"], ["stands still"]),
+        ("It ran on until it met an owl that was spinning.", ["walks right", "spins around"], None),
+        ("Strolling home, it met an owl that was spinning.", ["walks left", "spins around"], None),
+        ("It met an owl.", ["walks right", "walks left"], None),  # both of them walk
+        ("It met an owl that was spinning.", ["jumps up and down", "spins around"], None),
+    ],
+)
+def test_who_meets_somebody_busy_stands_still(sentence, heard, motions) -> None:
+    heard_scene = StoryScene(sentences=[1], place="city", motions=heard)
+    (scene,) = check_outline([heard_scene], [sentence], load_bundle("miniature").words)
+    assert scene.motions == (motions or heard)
+
+
 REGION = Region(entity="chick", motion="stands still", caption="a chick stands still in the snow",
                 boxes={"1-6": [0.3, 0.36, 0.66, 0.96]})  # fmt: skip
 

@@ -44,7 +44,6 @@ def client(server) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server}/v1", api_key="none", timeout=60)
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_story_becomes_a_film(client, server) -> None:
     video = client.videos.create_and_poll(prompt=STORY, extra_body={"num_inference_steps": 4})
@@ -61,7 +60,6 @@ def test_a_story_becomes_a_film(client, server) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 def test_proxy_and_replica_may_die(server) -> None:
     """While a film is made: Serve brings them back, and who asks notices no more than a pause."""
     told = {"prompt": STORY, "num_inference_steps": 30}
