@@ -21,6 +21,7 @@ from typing import Annotated
 import peft
 import torch
 import typer
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -161,18 +162,23 @@ def mean_of(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> dic
     """The mean of two adapters, weight by weight. Raises InputError when their weights are not the same ones."""
     shapes = [{name: tuple(value.shape) for name, value in weights.items()} for weights in (one, other)]
     if shapes[0] != shapes[1]:
-        raise InputError("--mean: not an adapter of this training: it has other weights")
+        raise InputError("not an adapter of this training: it has other weights")
     return {name: (one[name].float() + other[name].float()) / 2 for name in one}
 
 
 def main(
-    mean: Annotated[Path | None, typer.Option(help="an earlier adapter, to take the mean with", exists=True)] = None,
+    mean: Annotated[
+        Path | None, typer.Option(help="an earlier adapter, to take the mean with", exists=True, dir_okay=False)
+    ] = None,
 ) -> None:
     """Trains the miniature's planner adapter, or goes on with it."""
     if mean is None:
         train()
-    else:
+        return
+    try:
         write_adapter(mean_of(load_file(WEIGHTS), load_file(mean)))
+    except (InputError, SafetensorError) as error:
+        raise SystemExit(f"{mean}: {error}") from None
 
 
 def train() -> None:

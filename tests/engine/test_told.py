@@ -7,11 +7,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.planner import SENTENCES, read_told
+from engine.errors import InputError
 from engine.miniature import words
 from engine.miniature.grammar import scene_answer
 from engine.miniature.told import recast, told_stories, told_story
+from engine.miniature.train_planner import mean_of
 from engine.models import load_bundle
 from engine.planner_answers import SceneAnswer, make_scene
 from engine.planner_outline import StoryAnswer, check_outline, named_of, place_named
@@ -74,3 +77,12 @@ def test_no_sentence_of_the_benchmarks_that_names_somebody_is_among_them(file: P
     cast = list(words.BASE_CHARACTERS)
     asked = {s.lower() for told in read_told(file) for s in split_sentences(told.story) if named_of(cast, s)}
     assert learned & asked == set()
+
+
+def test_the_mean_of_two_adapters_is_between_them() -> None:
+    one = {"a": torch.tensor([1.0, 2.0], dtype=torch.bfloat16), "b": torch.zeros(2, 2)}
+    other = {"a": torch.tensor([3.0, 2.0], dtype=torch.bfloat16), "b": torch.ones(2, 2)}
+    mean = mean_of(one, other)
+    assert mean["a"].tolist() == [2.0, 2.0] and mean["b"].tolist() == [[0.5, 0.5], [0.5, 0.5]]
+    with pytest.raises(InputError, match="not an adapter of this training"):
+        mean_of(one, {"a": one["a"]})
