@@ -92,7 +92,7 @@ def _assert_nothing_lost(found: dict, kills: int, films: int) -> None:
 
 
 @pytest.mark.cluster
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_five_kills() -> None:
     """One of each kind that is quick, several in a film; 50 kills have all of them (until a head that is gone is given
     up, and for a planner, it takes a minute or more)."""
