@@ -18,7 +18,7 @@ from engine.settings import ExecutionPlan, RenderSettings
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
-LONGEST = ("Ray and the language model", "Ray", "cluster/chaos", "cluster/pretrain")  # in minutes: 9, 8, 8, 2
+LONGEST = ("Ray and the language model", "Ray", "cluster/chaos", "cluster/pretrain")
 # Files whose tests take Ray's fixtures: one process starts Ray and the language model for the first, another a Ray for
 # the second. The others take no Ray, or clusters in processes of their own.
 WITH_LANGUAGE_MODEL = ("actors/planner", "actors/openai_chat", "actors/index", "cluster/story", "serving/api")

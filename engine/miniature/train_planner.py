@@ -155,7 +155,9 @@ def answer_loss(model: torch.nn.Module, ids: torch.Tensor, labels: torch.Tensor)
 def write_adapter(weights: dict[str, torch.Tensor]) -> None:
     """Publishes the adapter's weights, in bfloat16."""
     tensors = {name: value.to(torch.bfloat16).contiguous() for name, value in weights.items()}
-    save_file(tensors, WEIGHTS, {"format": "pt"})
+    partial = Path(f"{WEIGHTS}.partial")
+    save_file(tensors, partial, {"format": "pt"})
+    partial.replace(WEIGHTS)
 
 
 def mean_of(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
